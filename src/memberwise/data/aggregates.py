@@ -1,0 +1,239 @@
+"""Point-in-time aggregates: rates, counts, distinct counts and recency, strictly from the past.
+
+One `AggregateState` per declared aggregate walks the log once. Events wait in a queue until the cut-off of
+a row passes them (the declared delay); then they enter the sums under their keys, and leave them when a
+window closes. Reading a row touches only its keys. The state is the same object in training, evaluation
+and serving; it can be saved, and moves forward with every batch of new events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from memberwise.data._kernels import F64, walk_distinct, walk_sums
+from memberwise.data.events import label_column
+from memberwise.data.frame import Frame
+from memberwise.data.hashing import HashIndex, combine
+from memberwise.data.keys import keys
+from memberwise.data.pending import NEVER, Arrays, Pending, grown
+from memberwise.data.times import I64, cutoffs
+from memberwise.schema import DAY, Aggregate, aggregate_name
+
+
+class AggregateState:
+    """Sums under every key of one aggregate, as of a moment that only moves forward.
+
+    Parameters
+    ----------
+    spec
+        The declaration.
+    tasks
+        Names of all tasks, for the default of ``rates``.
+    train_end : int, optional
+        Last moment of train in microseconds, for the delay ``frozen``.
+    """
+
+    def __init__(self, spec: Aggregate, tasks: Sequence[str], train_end: int | None = None) -> None:
+        self.spec = spec
+        self.name = aggregate_name(spec)
+        self.rates = tuple(tasks) if spec.rates is None else tuple(spec.rates)
+        self.train_end = train_end
+        self._index = HashIndex()
+        self._pair_index = [HashIndex() for _ in spec.distinct]
+        # What an event adds: 1, then value and "is defined" of each rate and mean.
+        self._width = 1 + 2 * (len(self.rates) + len(spec.means))
+        self._sums = np.zeros((1, self._width))  # by key code; key 0 is all keys together
+        self._at = np.zeros(1, np.int64)  # moment that decaying sums stand at
+        self._last = np.full(1, NEVER)
+        self._distinct = [np.zeros(1, np.int32) for _ in spec.distinct]
+        self._pair_count = [np.zeros(1, np.int32) for _ in spec.distinct]
+        entries: Arrays = {"code": np.zeros(0, np.int32)}
+        entries |= {f"pair{j}": np.zeros(0, np.int32) for j in range(len(spec.distinct))}
+        columns: Arrays = {"value": np.zeros((0, self._width), np.float32)}
+        self._pending = Pending(columns, entries, owner=f"aggregate '{self.name}'")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the dense columns that `read` returns, in order."""
+        names = [f"{self.name}: log-odds of {r}" for r in self.rates]
+        names += [f"{self.name}: mean of {m}" for m in self.spec.means]
+        names += [f"{self.name}: log count"] if self.spec.count else []
+        names += [f"{self.name}: log distinct {d}" for d in self.spec.distinct]
+        names += [f"{self.name}: log days since last"] if self.spec.recency else []
+        return tuple(names)
+
+    @property
+    def keys(self) -> int:
+        """Number of distinct keys seen."""
+        return len(self._index)
+
+    # -- events in --------------------------------------------------------------------------------
+
+    def absorb(self, frame: Frame) -> None:
+        """Queue events; they count for rows whose cut-off comes after them.
+
+        Raises
+        ------
+        DataError
+            If an event is older than what the sums already hold.
+        """
+        n = len(frame)
+        if self.spec.delay == "frozen" and self.train_end is not None:
+            n = int(np.searchsorted(frame.times, self.train_end, side="right"))  # later is never past
+        flat, offsets = keys(frame, self.spec.by, self.spec.max_values)
+        flat, offsets = flat[: offsets[n]], offsets[: n + 1]
+        entries: Arrays = {"code": self._index.add(flat) + np.int32(1)}
+        row = np.repeat(np.arange(n), np.diff(offsets))
+        for j, column in enumerate(self.spec.distinct):
+            pair = self._pair_index[j].add(combine(flat, frame.values(column)[row]))
+            entries[f"pair{j}"] = pair
+            self._pair_count[j] = grown(self._pair_count[j], len(self._pair_index[j]))  # type: ignore[assignment]
+        self._make_room()
+        self._pending.append(frame.times[:n], np.diff(offsets), {"value": self._values(frame)[:n]}, entries)
+
+    def _values(self, frame: Frame) -> npt.NDArray[np.float32]:
+        """What each event adds to the sums. Shape [n, width]."""
+        values = np.ones((len(frame), self._width), np.float32)
+        channels = [frame.events[label_column(r)].to_numpy() for r in self.rates]
+        channels += [frame.numbers(m) for m in self.spec.means]
+        for c, channel in enumerate(channels):
+            defined = ~np.isnan(channel)
+            values[:, 1 + 2 * c] = np.where(defined, channel, 0.0)
+            values[:, 2 + 2 * c] = defined
+        return values
+
+    def _make_room(self) -> None:
+        size = len(self._index) + 1
+        self._sums = grown(self._sums, size)  # type: ignore[assignment]
+        self._at = grown(self._at, size)  # type: ignore[assignment]
+        self._last = grown(self._last, size, fill=NEVER)  # type: ignore[assignment]
+        self._distinct = [grown(d, size) for d in self._distinct]  # type: ignore[misc]
+
+    # -- rows out ---------------------------------------------------------------------------------
+
+    def read(self, frame: Frame) -> npt.NDArray[np.float32]:
+        """The columns of each row, from the events before its cut-off. Rows in time order.
+
+        Returns
+        -------
+        ndarray of float32, shape [n, len(columns)]
+            NaN only where recency finds no event and a mean has none at all.
+
+        Raises
+        ------
+        DataError
+            If a row's cut-off lies before what the sums already hold.
+        """
+        limits = cutoffs(frame.times, self.spec.delay, self.train_end)
+        flat, offsets = keys(frame, self.spec.by, self.spec.max_values)
+        codes = self._index.find(flat)
+        codes += (codes >= 0).astype(np.int32)  # key 0 is taken
+        own, everything, last, distinct = self._walk(limits, offsets, codes)
+        return self._features(frame.times, own, everything, last, distinct)
+
+    def advance(self, moment: int) -> None:
+        """Let every queued event before `moment` count."""
+        if moment > self._pending.past_before:
+            self._walk(np.array([moment], np.int64), np.zeros(2, np.int64), np.zeros(0, np.int32))
+
+    def _walk(
+        self, limits: I64, offsets: I64, codes: npt.NDArray[np.int32]
+    ) -> tuple[F64, F64, I64, list[F64]]:
+        p, n, window = self._pending, len(limits), self.spec.window or 0
+        add, drop = p.until(limits, window)
+        own, everything = np.zeros((n, self._width)), np.zeros((n, self._width))
+        last = np.full(n, NEVER)
+        distinct = [np.zeros(n) for _ in self._distinct]
+        for j, out in enumerate(distinct):
+            walk_distinct(
+                add,
+                drop,
+                offsets,
+                codes,
+                p.done.copy(),
+                p.offsets,
+                p.entries["code"],
+                p.entries[f"pair{j}"],
+                self._pair_count[j],
+                self._distinct[j],
+                out,
+            )
+        rate = np.log(2.0) / self.spec.half_life if self.spec.half_life else 0.0
+        walk_sums(
+            add,
+            drop,
+            limits,
+            offsets,
+            codes,
+            p.done,
+            p.times,
+            p.offsets,
+            p.entries["code"],
+            p.columns["value"],
+            self._sums,
+            self._at,
+            self._last,
+            rate,
+            own,
+            everything,
+            last,
+        )
+        if n:
+            p.moved(int(limits[-1]), keep_window=window > 0)
+        return own, everything, last, distinct
+
+    def _features(
+        self, times: I64, own: F64, everything: F64, last: I64, distinct: list[F64]
+    ) -> npt.NDArray[np.float32]:
+        a = self.spec.prior_strength
+        columns: list[F64] = []
+        for c in range(len(self.rates)):
+            s, n = own[:, 1 + 2 * c], own[:, 2 + 2 * c]
+            prior = (everything[:, 1 + 2 * c] + 1.0) / (everything[:, 2 + 2 * c] + 2.0)
+            rate = np.clip((s + a * prior) / (n + a), 1e-6, 1 - 1e-6)  # taken-away sums may round below 0
+            columns.append(np.log(rate / (1.0 - rate)))
+        for c in range(len(self.rates), len(self.rates) + len(self.spec.means)):
+            s, n = own[:, 1 + 2 * c], own[:, 2 + 2 * c]
+            with np.errstate(invalid="ignore"):
+                prior = everything[:, 1 + 2 * c] / everything[:, 2 + 2 * c]
+            columns.append((s + a * prior) / (n + a))
+        if self.spec.count:
+            columns.append(np.log1p(np.maximum(own[:, 0], 0.0)))
+        columns += [np.log1p(d) for d in distinct]
+        if self.spec.recency:
+            days = np.maximum(times - np.where(last == NEVER, times, last), 0) / DAY
+            columns.append(np.where(last == NEVER, np.nan, np.log1p(days)))
+        if not columns:
+            return np.zeros((len(times), 0), np.float32)
+        return np.stack(columns, axis=1).astype(np.float32)
+
+    # -- on disk ----------------------------------------------------------------------------------
+
+    def to_arrays(self) -> Arrays:
+        """The whole state as arrays, for saving."""
+        size = len(self._index) + 1
+        state: Arrays = {
+            "keys": self._index.keys,
+            "sums": self._sums[:size],
+            "at": self._at[:size],
+            "last": self._last[:size],
+        }
+        for j, index in enumerate(self._pair_index):
+            state[f"pairs{j}"] = index.keys
+            state[f"pair_count{j}"] = self._pair_count[j][: len(index)]
+            state[f"distinct{j}"] = self._distinct[j][:size]
+        return state | {f"pending.{k}": v for k, v in self._pending.to_arrays().items()}
+
+    def load_arrays(self, state: Arrays) -> None:
+        """The inverse of `to_arrays`."""
+        self._index = HashIndex(np.asarray(state["keys"], np.uint64))
+        self._sums, self._at, self._last = (np.array(state[k]) for k in ("sums", "at", "last"))
+        for j in range(len(self._pair_index)):
+            self._pair_index[j] = HashIndex(np.asarray(state[f"pairs{j}"], np.uint64))
+            self._pair_count[j] = np.array(state[f"pair_count{j}"])
+            self._distinct[j] = np.array(state[f"distinct{j}"])
+        prefix = "pending."
+        self._pending.load_arrays({k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)})

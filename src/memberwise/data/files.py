@@ -1,0 +1,234 @@
+"""Open what a project names: Parquet, CSV or Arrow; files, directories, globs; local or any fsspec URL."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import polars as pl
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.dataset as ds
+
+from memberwise.errors import DataError
+
+_FORMATS = {
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".csv": "csv",
+    ".arrow": "ipc",
+    ".feather": "ipc",
+    ".ipc": "ipc",
+}
+
+Source = str | Path | Sequence[str | Path] | pl.DataFrame | pa.Table
+"""What may stand for a table: paths of files, or a table in memory."""
+
+
+def expand(paths: str | Path | Sequence[str | Path], base: Path | None = None) -> list[str]:
+    """All files that the paths name, sorted within each pattern.
+
+    Parameters
+    ----------
+    paths
+        Files, directories (all files of a known type below them) or glob patterns.
+    base
+        Directory that relative local paths start from.
+
+    Raises
+    ------
+    DataError
+        If a path names nothing.
+    """
+    if isinstance(paths, str | Path):
+        paths = [paths]
+    files: list[str] = []
+    for path in paths:
+        files.extend(_expand_remote(str(path)) if "://" in str(path) else _expand_local(path, base))
+    if not files:
+        raise DataError("no path to a table is given", fix="name a file, a directory or a glob pattern")
+    return files
+
+
+def _expand_local(path: str | Path, base: Path | None) -> list[str]:
+    full = Path(path).expanduser()
+    if base is not None and not full.is_absolute():
+        full = base / full
+    if full.is_dir():
+        found = [str(p) for p in sorted(full.rglob("*")) if p.suffix.lower() in _FORMATS]
+        if not found:
+            raise DataError("the directory holds no Parquet, CSV or Arrow file", where=str(full))
+        return found
+    if full.is_file():
+        return [str(full)]
+    found = sorted(glob.glob(str(full), recursive=True))
+    if not found:
+        raise DataError("no such file", where=str(full), fix="check the path; it is relative to the project")
+    return found
+
+
+def _expand_remote(url: str) -> list[str]:
+    try:
+        fs, path = fsspec.core.url_to_fs(url)
+        if fs.isdir(path):
+            names = [p for p in sorted(fs.find(path)) if Path(p).suffix.lower() in _FORMATS]
+        else:
+            names = sorted(fs.glob(path)) if glob.has_magic(path) else [path]
+    except (ImportError, OSError, ValueError) as error:
+        raise DataError(f"cannot be opened: {error}", where=url) from error
+    if not names:
+        raise DataError("names no file", where=url)
+    return [fs.unstrip_protocol(name) for name in names]
+
+
+def open_dataset(
+    paths: str | Path | Sequence[str | Path], base: Path | None = None, text: Sequence[str] = ()
+) -> ds.Dataset:
+    """Open files as one Arrow data set.
+
+    Parameters
+    ----------
+    paths, base
+        As in `expand`.
+    text
+        Columns that a CSV must not turn into numbers: the id ``0816692`` keeps its zero.
+
+    Raises
+    ------
+    DataError
+        For an unknown ending, a mix of formats, a damaged file, or a column name that stands twice.
+    """
+    files = expand(paths, base)
+    formats = {_format(f) for f in files}
+    if len(formats) > 1:
+        raise DataError(f"mixes {' and '.join(sorted(formats))} files", where=str(paths))
+    kind = formats.pop()
+    file_format: Any = kind
+    if kind == "csv":
+        types = {name: pa.string() for name in text}
+        file_format = ds.CsvFileFormat(convert_options=pacsv.ConvertOptions(column_types=types))
+    filesystem = None
+    if "://" in files[0]:
+        filesystem, _ = fsspec.core.url_to_fs(files[0])
+        files = [filesystem._strip_protocol(f) for f in files]
+    try:
+        dataset = ds.dataset(files, format=file_format, filesystem=filesystem)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"cannot be read: {_first_line(error)}", where=_blame(files, file_format)) from error
+    check_names(dataset.schema.names, where=files[0])
+    return dataset
+
+
+def _format(file: str) -> str:
+    suffix = Path(file).suffix.lower()
+    if suffix not in _FORMATS:
+        raise DataError(
+            f"{suffix or 'no ending'!r} is not a known kind of table",
+            where=file,
+            fix=f"use one of {', '.join(_FORMATS)}",
+        )
+    return _FORMATS[suffix]
+
+
+def _blame(files: list[str], file_format: Any) -> str:
+    """The first file that cannot be opened alone."""
+    for file in files:
+        try:
+            ds.dataset([file], format=file_format)
+        except (pa.ArrowException, OSError):
+            return file
+    return files[0]
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def check_names(names: Sequence[str], where: str) -> None:
+    """Refuse a table in which a column name stands twice."""
+    twice = sorted({n for n in names if list(names).count(n) > 1})
+    if twice:
+        raise DataError(f"the column name {twice[0]!r} stands twice", where=where, fix="rename one of them")
+
+
+def need_columns(have: Sequence[str], need: Sequence[str], where: str) -> None:
+    """Raise a `DataError` that names the missing columns and those that are there."""
+    missing = [c for c in need if c not in have]
+    if missing:
+        names = ", ".join(repr(c) for c in missing)
+        raise DataError(
+            f"column{'s' if len(missing) > 1 else ''} {names} missing",
+            where=where,
+            fix=f"the table has: {', '.join(have)}",
+        )
+
+
+def record_batches(
+    source: Source,
+    columns: Sequence[str] | None,
+    base: Path | None = None,
+    text: Sequence[str] = (),
+    rows: int = 131_072,
+) -> Iterator[pl.DataFrame]:
+    """Read a table piece by piece, only the columns asked for.
+
+    Yields
+    ------
+    polars.DataFrame
+        At most `rows` rows each, in the order of the files.
+    """
+    if isinstance(source, pa.Table):
+        check_names(source.column_names, where="the table")
+        source = pl.DataFrame(source)
+    if isinstance(source, pl.DataFrame):
+        if columns is not None:
+            need_columns(source.columns, columns, where="the table")
+            source = source.select(columns)
+        yield from source.iter_slices(rows)
+        return
+    dataset = open_dataset(source, base, text)
+    where = str(source)
+    if columns is not None:
+        need_columns(dataset.schema.names, columns, where=where)
+    try:
+        batches = dataset.to_batches(
+            columns=list(columns) if columns is not None else None,
+            batch_size=rows,
+            batch_readahead=2,
+            fragment_readahead=1,
+            use_threads=True,
+        )
+        for batch in batches:
+            if batch.num_rows:
+                yield pl.DataFrame(pa.Table.from_batches([batch]))
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(
+            f"cannot be read: {_first_line(error)}",
+            where=where,
+            fix="a file is damaged or still being written",
+        ) from error
+
+
+def read_table(source: Source, base: Path | None = None, text: Sequence[str] = ()) -> pl.DataFrame:
+    """Read a small table whole."""
+    parts = list(record_batches(source, None, base, text))
+    if not parts:
+        if isinstance(source, pl.DataFrame):
+            return source
+        if isinstance(source, pa.Table):
+            return pl.DataFrame(source)
+        return pl.DataFrame(open_dataset(source, base, text).schema.empty_table())
+    return pl.concat(parts, how="vertical_relaxed")
+
+
+def column_names(source: Source, base: Path | None = None) -> list[str]:
+    """Names of the columns of a table, without reading it."""
+    if isinstance(source, pl.DataFrame):
+        return source.columns
+    if isinstance(source, pa.Table):
+        check_names(source.column_names, where="the table")
+        return list(source.column_names)
+    return list(open_dataset(source, base).schema.names)

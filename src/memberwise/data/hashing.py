@@ -1,0 +1,264 @@
+"""One identity for every value: the 64-bit hash of its text.
+
+``17`` and ``"17"`` are the same id wherever they come from, an id above 2**53 is as good as any, and no
+dictionary of strings is needed to recognise a value. Zero is reserved for "missing". With 64 bits, one
+pair in a table of ten million distinct values collides with probability 3e-6.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import xxhash
+from numba import njit
+
+from memberwise.errors import DataError
+
+U64 = npt.NDArray[np.uint64]
+MISSING = np.uint64(0)
+
+
+def hash_text(text: str, seed: int = 0) -> int:
+    """Hash of one value: xxHash64 of its UTF-8 text, never 0."""
+    return xxhash.xxh64_intdigest(text.encode("utf-8", "surrogatepass"), seed) or 1
+
+
+def hash_values(values: pl.Series) -> U64:
+    """Hash every value of a column; null, NaN and the empty text are `MISSING`.
+
+    Only distinct values are turned into text and hashed, so that a column of few values costs little.
+
+    Parameters
+    ----------
+    values : polars.Series
+        Integers, strings, booleans, categoricals, dates, or floats that hold whole numbers.
+
+    Returns
+    -------
+    ndarray of uint64, shape [n]
+
+    Raises
+    ------
+    DataError
+        If the column holds lists or structs.
+    """
+    if values.dtype.is_nested():
+        raise DataError(
+            f"the column holds {values.dtype}, one value is expected",
+            where=f"column {values.name!r}",
+            fix="set max_values above 1 for a list column",
+        )
+    if values.dtype.is_float():
+        values = _whole_floats(values)
+    if isinstance(values.dtype, pl.Categorical | pl.Enum):
+        values = values.cast(pl.String)
+    encoded = values.rechunk().to_arrow().dictionary_encode()
+    if isinstance(encoded, pa.ChunkedArray):
+        encoded = encoded.combine_chunks()
+    texts = pl.Series(pc.cast(encoded.dictionary, pa.large_string())).to_list()
+    table = np.zeros(len(texts) + 1, np.uint64)  # the last entry is where nulls point to
+    for i, text in enumerate(texts):
+        table[i] = hash_text(text) if text else MISSING
+    codes = pc.fill_null(encoded.indices, len(texts)).to_numpy(zero_copy_only=False)
+    return np.asarray(table[codes])
+
+
+def _whole_floats(values: pl.Series) -> pl.Series:
+    """Floats that are whole numbers as integers (a nullable id column read from CSV), else as text."""
+    finite = values.set(~values.is_finite().fill_null(False), None)
+    whole = finite.drop_nulls()
+    if bool((whole == whole.round()).all()) and bool((whole.abs() < 2**53).all()):
+        return finite.cast(pl.Int64)
+    return finite.cast(pl.String)
+
+
+def hash_lists(values: pl.Series, max_values: int) -> tuple[U64, npt.NDArray[np.int64]]:
+    """Hash a list column into one flat array and its offsets.
+
+    A list contributes its first `max_values` distinct non-missing values.
+
+    Returns
+    -------
+    flat : ndarray of uint64
+    offsets : ndarray of int64, shape [n + 1]
+        Row i owns ``flat[offsets[i]:offsets[i + 1]]``.
+    """
+    if not isinstance(values.dtype, pl.List | pl.Array):
+        hashed = hash_values(values)
+        keep = hashed != MISSING
+        return hashed[keep], np.concatenate([[0], np.cumsum(keep)]).astype(np.int64)
+    array = values.cast(pl.List(values.dtype.inner)).rechunk().to_arrow()  # type: ignore[union-attr]
+    if isinstance(array, pa.ChunkedArray):
+        array = array.combine_chunks()
+    lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
+    hashed = hash_values(pl.Series(values.name, array.flatten()))
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return _first_distinct(hashed, offsets, max_values)
+
+
+@njit(cache=True, nogil=True)
+def _first_distinct(
+    flat: U64, offsets: npt.NDArray[np.int64], limit: int
+) -> tuple[U64, npt.NDArray[np.int64]]:
+    out = np.empty_like(flat)
+    out_offsets = np.zeros_like(offsets)
+    size = 0
+    for i in range(len(offsets) - 1):
+        start = size
+        for j in range(offsets[i], offsets[i + 1]):
+            if flat[j] == 0 or size - start >= limit:
+                continue
+            known = False
+            for k in range(start, size):
+                if out[k] == flat[j]:
+                    known = True
+                    break
+            if not known:
+                out[size] = flat[j]
+                size += 1
+        out_offsets[i + 1] = size
+    return out[:size].copy(), out_offsets
+
+
+@njit(cache=True, nogil=True, inline="always")
+def mix64(h: np.uint64) -> np.uint64:
+    """Finaliser of splitmix64: every input bit reaches every output bit."""
+    h = np.uint64(h)
+    h ^= h >> np.uint64(30)
+    h *= np.uint64(0xBF58476D1CE4E5B9)
+    h ^= h >> np.uint64(27)
+    h *= np.uint64(0x94D049BB133111EB)
+    h ^= h >> np.uint64(31)
+    return h
+
+
+@njit(cache=True, nogil=True)
+def combine(first: U64, second: U64) -> U64:
+    """Hash of pairs, order-sensitive; missing if either part is missing. Shapes [n], [n] -> [n]."""
+    out = np.empty(len(first), np.uint64)
+    for i in range(len(first)):
+        if first[i] == 0 or second[i] == 0:
+            out[i] = 0
+        else:
+            h = mix64(mix64(first[i] + np.uint64(0x9E3779B97F4A7C15)) ^ second[i])
+            out[i] = h if h != 0 else np.uint64(1)
+    return out
+
+
+class HashIndex:
+    """Dense codes 0, 1, 2, ... for 64-bit hashes, in order of first appearance.
+
+    An open-addressing table: 12 bytes a slot at a load of at most one half.
+
+    Examples
+    --------
+    >>> index = HashIndex()
+    >>> index.add(np.array([7, 9, 7], np.uint64))
+    array([0, 1, 0], dtype=int32)
+    >>> index.find(np.array([9, 8, 0], np.uint64))
+    array([ 1, -1, -1], dtype=int32)
+    """
+
+    def __init__(self, keys: U64 | None = None) -> None:
+        self._slots = np.zeros(16, np.uint64)
+        self._codes = np.full(16, -1, np.int32)
+        self._keys = np.zeros(8, np.uint64)
+        self._size = 0
+        if keys is not None and len(keys):
+            self.add(np.ascontiguousarray(keys, np.uint64))
+
+    def __len__(self) -> int:
+        return self._size
+
+    @property
+    def keys(self) -> U64:
+        """The hashes, by code. Shape [len(self)]."""
+        return self._keys[: self._size]
+
+    def find(self, hashes: U64) -> npt.NDArray[np.int32]:
+        """Codes of the hashes, -1 where unknown or missing."""
+        out = np.empty(len(hashes), np.int32)
+        _find(self._slots, self._codes, hashes, out)
+        return out
+
+    def add(self, hashes: U64) -> npt.NDArray[np.int32]:
+        """Codes of the hashes, giving the next code to each new one; -1 where missing."""
+        out = np.empty(len(hashes), np.int32)
+        done = 0
+        while done < len(hashes):
+            done, self._size = _add(self._slots, self._codes, self._keys, self._size, hashes, out, done)
+            if done < len(hashes):
+                self._grow()
+        return out
+
+    def _grow(self) -> None:
+        capacity = 2 * len(self._slots)
+        if capacity // 2 > np.iinfo(np.int32).max:
+            raise DataError("more than 2**31 distinct values under one key")
+        self._slots = np.zeros(capacity, np.uint64)
+        self._codes = np.full(capacity, -1, np.int32)
+        keys = np.zeros(capacity // 2, np.uint64)
+        keys[: self._size] = self._keys[: self._size]
+        self._keys = keys
+        _rebuild(self._slots, self._codes, self._keys, self._size)
+
+
+@njit(cache=True, nogil=True)
+def _find(slots: U64, codes: npt.NDArray[np.int32], hashes: U64, out: npt.NDArray[np.int32]) -> None:
+    mask = np.uint64(len(slots) - 1)
+    for i in range(len(hashes)):
+        h = hashes[i]
+        out[i] = -1
+        if h == 0:
+            continue
+        p = mix64(h) & mask
+        while slots[p] != 0:
+            if slots[p] == h:
+                out[i] = codes[p]
+                break
+            p = (p + np.uint64(1)) & mask
+
+
+@njit(cache=True, nogil=True)
+def _add(
+    slots: U64,
+    codes: npt.NDArray[np.int32],
+    keys: U64,
+    size: int,
+    hashes: U64,
+    out: npt.NDArray[np.int32],
+    start: int,
+) -> tuple[int, int]:
+    """Add from `start` until done or half full; returns how far it came and the new size."""
+    mask = np.uint64(len(slots) - 1)
+    for i in range(start, len(hashes)):
+        h = hashes[i]
+        if h == 0:
+            out[i] = -1
+            continue
+        p = mix64(h) & mask
+        while slots[p] != 0 and slots[p] != h:
+            p = (p + np.uint64(1)) & mask
+        if slots[p] == 0:
+            if size >= len(keys):
+                return i, size
+            slots[p] = h
+            codes[p] = size
+            keys[size] = h
+            size += 1
+        out[i] = codes[p]
+    return len(hashes), size
+
+
+@njit(cache=True, nogil=True)
+def _rebuild(slots: U64, codes: npt.NDArray[np.int32], keys: U64, size: int) -> None:
+    mask = np.uint64(len(slots) - 1)
+    for code in range(size):
+        p = mix64(keys[code]) & mask
+        while slots[p] != 0:
+            p = (p + np.uint64(1)) & mask
+        slots[p] = keys[code]
+        codes[p] = code

@@ -1,0 +1,211 @@
+"""Events to arrays: the one path that training, evaluation and serving all take.
+
+A `FeaturePipeline` holds all that was learned from the log before the ranker: vocabularies, what numeric
+columns looked like in train, and the moving state of aggregates and histories. The only difference between
+training and serving is whether vocabularies may still grow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from memberwise.data.aggregates import AggregateState
+from memberwise.data.entities import EntityEmbeddings
+from memberwise.data.events import label_column, weight_column
+from memberwise.data.frame import EntityTable, Frame
+from memberwise.data.hashing import U64, hash_text
+from memberwise.data.history import HistoryState
+from memberwise.data.layout import Layout, compile_layout
+from memberwise.data.normalise import Normaliser
+from memberwise.data.pending import Arrays
+from memberwise.data.vocabulary import PAD, Vocabulary
+from memberwise.errors import ConfigError
+from memberwise.schema import DAY, Age, Categorical, Clock, History, Numeric, Schema, Vector, feature_name
+
+RawArrays = dict[str, npt.NDArray[np.generic]]
+"""Arrays by part of the batch (see `FeaturePipeline.encode`), one row per event."""
+
+
+class FeaturePipeline:
+    """From checked events to the arrays of a batch.
+
+    Parameters
+    ----------
+    schema
+        The meaning of the log.
+    tables
+        Entity tables (`memberwise.data.frame.load_entity_tables`).
+    train_end : int, optional
+        Last moment of train in microseconds.
+    base : Path, optional
+        Where relative paths of entity embeddings start.
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        tables: Mapping[str, EntityTable],
+        train_end: int | None = None,
+        base: Path | None = None,
+    ) -> None:
+        self.schema, self.tables, self.train_end = schema, dict(tables), train_end
+        tasks = schema.task_names
+        self.aggregates = [AggregateState(a, tasks, train_end) for a in schema.aggregates]
+        self.layout: Layout = compile_layout(schema, [(a.spec, a.columns) for a in self.aggregates])
+        item_column = schema.entities["item"].id
+        self.histories = {
+            f.name: HistoryState(f, tasks, item_column, train_end)
+            for f in schema.features
+            if isinstance(f, History)
+        }
+        self.vocabularies = {
+            t.name: Vocabulary(t.name, t.encoding, t.min_count, t.buckets) for t in self.layout.tables
+        }
+        self.normaliser = Normaliser(self.layout.dense)
+        self.vectors = {
+            feature_name(f): _load_vectors(f, self.tables, base)
+            for f in schema.features
+            if isinstance(f, Vector)
+        }
+
+    # -- events to arrays -------------------------------------------------------------------------
+
+    def absorb(self, events: pl.DataFrame) -> Frame:
+        """Queue events in aggregates and histories, to count once they are past. In time order."""
+        frame = Frame(events, self.schema, self.tables)
+        for state in (*self.aggregates, *self.histories.values()):
+            state.absorb(frame)
+        return frame
+
+    def advance(self, moment: int) -> None:
+        """Let every event before `moment` count, so that the queues hold only what is newer."""
+        for state in (*self.aggregates, *self.histories.values()):
+            state.advance(moment)
+
+    def encode(self, frame: Frame) -> RawArrays:
+        """The arrays of rows, as they would be known at each row's time. Rows in time order.
+
+        Returns
+        -------
+        dict of arrays, n rows each
+            ``ids`` int32 [n, C] (rows of the tables, -1 in unused places), ``dense`` float32 [n, d] (raw,
+            NaN where missing), ``<history>.items``, ``.actions`` int32 [n, N] and ``.ages`` float32 [n, N]
+            (days), ``<vector>`` int32 [n] (row of the vector, -1 for none), ``time`` int64 [n], ``member``,
+            ``item`` and ``request`` uint64 [n] (hashed ids).
+        """
+        parts: RawArrays = {"ids": self._ids(frame), "dense": self._dense(frame)}
+        for field in self.layout.histories:
+            rows = self.histories[field.name].read(frame)
+            parts[f"{field.name}.items"] = self._places(field.item_table, rows.items, rows.known)
+            parts[f"{field.name}.actions"] = self._places(field.action_table, rows.actions, rows.known)
+            parts[f"{field.name}.ages"] = (rows.ages / 86_400.0).astype(np.float32)
+        for vector in self.layout.vectors:
+            parts[vector.name] = self.vectors[vector.name].rows(frame.ids(vector.entity))
+        parts["time"] = frame.times
+        parts["member"], parts["item"] = frame.ids("member"), frame.ids("item")
+        request = self.schema.events.request
+        if request is not None and request in frame.events.columns:
+            parts["request"] = frame.values(request)
+        return parts
+
+    def labels(self, events: pl.DataFrame) -> RawArrays:
+        """``labels`` and ``weights``, float32 [n, T]; a label is NaN where its task is not defined."""
+        tasks = self.layout.tasks
+        return {
+            "labels": np.stack([events[label_column(t)].to_numpy() for t in tasks], axis=1),
+            "weights": np.stack([events[weight_column(t)].to_numpy() for t in tasks], axis=1),
+        }
+
+    def _ids(self, frame: Frame) -> npt.NDArray[np.int32]:
+        out = np.full((len(frame), self.layout.id_columns), PAD, np.int32)
+        fields = iter(self.layout.ids)
+        for f in self.schema.features:
+            match f:
+                case Categorical(max_values=1):
+                    field = next(fields)
+                    out[:, field.start] = self.vocabularies[field.table].encode(frame.values(f.column))
+                case Categorical():
+                    field = next(fields)
+                    flat, offsets = frame.lists(f.column, f.max_values)
+                    rows = self.vocabularies[field.table].encode(flat)
+                    place = np.arange(len(flat)) - np.repeat(offsets[:-1], np.diff(offsets))
+                    out[np.repeat(np.arange(len(frame)), np.diff(offsets)), field.start + place] = rows
+                case Clock():
+                    for hashes in _clock(frame.times, f.timezone):
+                        field = next(fields)
+                        out[:, field.start] = self.vocabularies[field.table].encode(hashes)
+        return out
+
+    def _places(self, table: str, hashes: U64, known: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
+        rows = np.full(hashes.shape, PAD, np.int32)
+        rows[known] = self.vocabularies[table].encode(hashes[known])
+        return rows
+
+    def _dense(self, frame: Frame) -> npt.NDArray[np.float32]:
+        columns: list[npt.NDArray[np.float32]] = []
+        for f in self.schema.features:
+            match f:
+                case Numeric():
+                    columns.append(frame.numbers(f.column).astype(np.float32)[:, None])
+                case Age():
+                    since = frame.moments(f.since)
+                    days = np.log1p(np.maximum(frame.times - since, 0) / DAY)
+                    columns.append(np.where(since < 0, np.nan, days).astype(np.float32)[:, None])
+        columns += [state.read(frame) for state in self.aggregates]
+        return np.hstack(columns) if columns else np.zeros((len(frame), 0), np.float32)
+
+    def gather_vectors(self, arrays: Mapping[str, npt.NDArray[np.generic]]) -> RawArrays:
+        """Vectors of the rows that `encode` found, ``<vector>`` float32 [n, dim]."""
+        return {
+            v.name: self.vectors[v.name].gather(np.asarray(arrays[v.name], np.int32))
+            for v in self.layout.vectors
+        }
+
+    # -- on disk ----------------------------------------------------------------------------------
+
+    def _parts(self) -> dict[str, AggregateState | HistoryState | Vocabulary | Normaliser]:
+        parts: dict[str, AggregateState | HistoryState | Vocabulary | Normaliser] = {}
+        parts |= {f"aggregate/{a.name}": a for a in self.aggregates}
+        parts |= {f"history/{n}": h for n, h in self.histories.items()}
+        parts |= {f"vocabulary/{n}": v for n, v in self.vocabularies.items()}
+        return parts | {"normaliser": self.normaliser}
+
+    def to_arrays(self) -> dict[str, Arrays]:
+        """The state of every part, for saving."""
+        return {name: part.to_arrays() for name, part in self._parts().items()}
+
+    def load_arrays(self, state: Mapping[str, Arrays]) -> None:
+        """The inverse of `to_arrays`."""
+        for name, part in self._parts().items():
+            part.load_arrays(state[name])
+
+
+def _load_vectors(f: Vector, tables: Mapping[str, EntityTable], base: Path | None) -> EntityEmbeddings:
+    if f.path is not None:
+        path = Path(f.path) if base is None else base / f.path
+        vectors = EntityEmbeddings.read(path)
+        if vectors.entity != f.entity:
+            raise ConfigError(
+                f"the embeddings are of {vectors.entity!r}, not of {f.entity!r}", where=str(path)
+            )
+        return vectors
+    table = tables[f.entity]
+    assert f.column is not None
+    return EntityEmbeddings.from_column(f.entity, table.ids, table.table[f.column], f"{f.entity}.{f.column}")
+
+
+def _clock(times: npt.NDArray[np.int64], timezone: str) -> Sequence[U64]:
+    """Hashed hour of day and day of week, in a time zone."""
+    local = pl.Series("t", times).cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
+    try:
+        local = local.dt.convert_time_zone(timezone)
+    except pl.exceptions.PolarsError as error:
+        raise ConfigError(f"{timezone!r} is not a time zone", where="features.clock.timezone") from error
+    hours = np.array([hash_text(str(h)) for h in range(24)], np.uint64)
+    days = np.array([hash_text(str(d)) for d in range(8)], np.uint64)
+    return hours[local.dt.hour().to_numpy()], days[local.dt.weekday().to_numpy()]

@@ -1,0 +1,245 @@
+"""From a log to packed rows: check, sort, encode in time order, then settle what train decides."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from memberwise.data.events import EventChecker, Rejects
+from memberwise.data.files import Source, expand
+from memberwise.data.frame import load_entity_tables
+from memberwise.data.log import EventLog, sort_events
+from memberwise.data.negatives import NegativeSampler
+from memberwise.data.packed import PackedRows, PackedWriter
+from memberwise.data.pipeline import FeaturePipeline
+from memberwise.data.vocabulary import PAD
+from memberwise.errors import DataError
+from memberwise.schema import Schema, to_micros
+
+FORMAT = 1
+Progress = Callable[[str, int, int], None]
+"""Called with what is done, how much of it, and of how much."""
+
+
+@dataclass
+class Prepared:
+    """What training starts from.
+
+    Attributes
+    ----------
+    packed
+        All rows as arrays.
+    pipeline
+        As of the end of the log.
+    negatives
+        As of the end of the log, if the project asks for them.
+    summary
+        Rows, spans of time, rejected rows: for people and for the report.
+    """
+
+    packed: PackedRows
+    pipeline: FeaturePipeline
+    negatives: NegativeSampler | None
+    rejects: Rejects
+    summary: dict[str, object] = field(default_factory=dict)
+
+
+def fingerprint(schema: Schema, base: Path | None) -> str:
+    """Name of everything that the packed rows depend on: the schema and the state of its files."""
+    parts: list[object] = [FORMAT, json.loads(schema.model_dump_json())]
+    sources = [schema.events.path, *(e.path for e in schema.entities.values() if e.path is not None)]
+    for source in sources:
+        for file in expand(source, base):
+            stat = os.stat(file) if "://" not in file else None
+            parts.append([file, *((stat.st_size, stat.st_mtime_ns) if stat else ())])
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def split_bounds(times: npt.NDArray[np.int64], schema: Schema) -> dict[str, tuple[int, int]]:
+    """Row ranges of train, valid and test; rows of one moment stay together.
+
+    Raises
+    ------
+    DataError
+        If a part is empty.
+    """
+    split, n = schema.split, len(times)
+    if split.valid_from is not None and split.test_from is not None:
+        cuts = [to_micros(split.valid_from), to_micros(split.test_from)]
+        a, b = (int(np.searchsorted(times, c, side="left")) for c in cuts)
+    else:
+        # Rows that share their moment with the first row behind the cut go behind it.
+        at = [min(round(n * split.train), n - 1), min(round(n * (split.train + split.valid)), n - 1)]
+        a, b = (int(np.searchsorted(times, times[i], side="left")) for i in at)
+    parts = {"train": (0, a), "valid": (a, b), "test": (b, n)}
+    for name, (first, last) in parts.items():
+        if last <= first:
+            raise DataError(
+                f"the split leaves no rows for {name}: {n:,} rows from {_when(times[0])} to {_when(times[-1])}",
+                where="split",
+                fix="give more data, or other shares or dates",
+            )
+    return parts
+
+
+def _when(us: int | np.int64) -> str:
+    return datetime.fromtimestamp(int(us) / 1e6, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def prepare(
+    schema: Schema,
+    work: Path,
+    base: Path | None = None,
+    source: Source | None = None,
+    progress: Progress = lambda what, done, of: None,
+) -> Prepared:
+    """Check, sort, encode and pack a whole log.
+
+    Memory is bounded by one chunk of rows, the entity tables and the state per key; the rows go to disk.
+
+    Parameters
+    ----------
+    schema
+        The meaning of the log.
+    work : Path
+        Directory for the sorted log and the packed rows.
+    base
+        Where the project's relative paths start.
+    source
+        Instead of ``schema.events.path``.
+    """
+    rejects = Rejects()
+    checker = EventChecker(schema)
+    sampler = NegativeSampler(schema) if schema.negatives is not None else None
+    progress("sort", 0, 1)
+    log = sort_events(
+        schema.events.path if source is None else source,
+        checker,
+        work / "events.arrow",
+        rejects,
+        base,
+        transform=sampler.expand if sampler else None,
+    )
+    times = log.times()
+    splits = split_bounds(times, schema)
+    train_end = int(times[splits["train"][1] - 1])
+    pipeline = FeaturePipeline(schema, load_entity_tables(schema, base), train_end, base)
+    with PackedWriter(work / "packed", len(log)) as writer:
+        _encode(log, pipeline, writer, progress)
+        _settle(pipeline, writer, splits["train"][1])
+        packed = writer.publish(splits, leave_out=("dense.raw",))
+    _check_labels(packed, schema)
+    log.path.unlink()
+    return Prepared(packed, pipeline, sampler, rejects, _summary(packed, pipeline, rejects, sampler))
+
+
+def _encode(log: EventLog, pipeline: FeaturePipeline, writer: PackedWriter, progress: Progress) -> None:
+    done = 0
+    for chunk in log.chunks():
+        frame = pipeline.absorb(chunk)
+        arrays = pipeline.encode(frame)
+        arrays["dense.raw"] = arrays.pop("dense")
+        writer.append(arrays | pipeline.labels(chunk))
+        done += len(chunk)
+        progress("encode", done, len(log))
+
+
+def _settle(pipeline: FeaturePipeline, writer: PackedWriter, train_rows: int) -> None:
+    """Freeze vocabularies and numeric transforms by train, and revise the rows accordingly."""
+    layout, arrays = pipeline.layout, writer.arrays
+    counts = {name: np.zeros(v.rows, np.int64) for name, v in pipeline.vocabularies.items()}
+    users = [(f.table, "ids", f.start, f.width) for f in layout.ids]
+    for h in layout.histories:
+        users.append((h.action_table, f"{h.name}.actions", 0, h.length))
+        if not any(f.table == h.item_table for f in layout.ids):  # else the item's own field counts
+            users.append((h.item_table, f"{h.name}.items", 0, h.length))
+    for first in range(0, train_rows, 1 << 18):
+        rows = slice(first, min(first + (1 << 18), train_rows))
+        for table, name, start, width in users:
+            values = arrays[name][rows, start : start + width]
+            counts[table] += np.bincount(values[values != PAD], minlength=len(counts[table]))
+    moved = {name: np.append(v.freeze(counts[name]), PAD) for name, v in pipeline.vocabularies.items()}
+    places = [(f.table, "ids", f.start, f.width) for f in layout.ids]
+    for h in layout.histories:
+        places += [
+            (h.item_table, f"{h.name}.items", 0, h.length),
+            (h.action_table, f"{h.name}.actions", 0, h.length),
+        ]
+    raw = arrays["dense.raw"]
+    pipeline.normaliser.fit(np.asarray(raw[:train_rows], np.float32))
+    dense = writer.add("dense", np.float32, len(pipeline.normaliser.names))
+    for first in range(0, writer.rows, 1 << 18):
+        rows = slice(first, min(first + (1 << 18), writer.rows))
+        for table, name, start, width in places:
+            block = arrays[name][rows, start : start + width]
+            arrays[name][rows, start : start + width] = moved[table][block]  # PAD is -1: the appended one
+        dense[rows] = pipeline.normaliser.transform(np.asarray(raw[rows], np.float32))
+
+
+def _check_labels(packed: PackedRows, schema: Schema) -> None:
+    first, last = packed.splits["train"]
+    labels = packed.arrays["labels"][first:last]
+    for t, task in enumerate(schema.task_names):
+        values = np.unique(labels[:, t][~np.isnan(labels[:, t])])
+        if len(values) == 0:
+            raise DataError("the label is defined for no row of train", where=f"tasks.{task}")
+        if len(values) == 1:
+            fix = "check the label's expression"
+            if schema.negatives is None:
+                fix += "; for a log that holds only positives, ask for 'negatives'"
+            raise DataError(
+                f"every label in train is {values[0]:g}: there is nothing to learn",
+                where=f"tasks.{task}",
+                fix=fix,
+            )
+
+
+def _summary(
+    packed: PackedRows, pipeline: FeaturePipeline, rejects: Rejects, sampler: NegativeSampler | None
+) -> dict[str, object]:
+    summary: dict[str, object] = {
+        "rows read": rejects.read,
+        "rows rejected": rejects.total,
+        "reasons": dict(rejects.counts),
+        "splits": {},
+        "packed bytes": packed.nbytes,
+        "tables": {n: v.rows for n, v in pipeline.vocabularies.items()},
+    }
+    for name in packed.splits:
+        rows = packed.rows(name)
+        labels = np.asarray(rows["labels"], np.float64)
+        summary["splits"][name] = {  # type: ignore[index]
+            "rows": len(labels),
+            "from": _when(rows["time"][0]),
+            "to": _when(rows["time"][-1]),  # type: ignore[arg-type]
+            "members": len(np.unique(rows["member"])),
+            "items": len(np.unique(rows["item"])),
+            "label rates": dict(zip(pipeline.layout.tasks, np.nanmean(labels, axis=0).tolist(), strict=True)),
+        }
+    if sampler is not None:
+        summary["negatives"] = sampler.statement()
+    return summary
+
+
+def check_new_events(
+    schema: Schema,
+    source: Source,
+    work: Path,
+    base: Path | None = None,
+    sampler: NegativeSampler | None = None,
+) -> tuple[EventLog, Rejects]:
+    """Check and sort events that came after the fit."""
+    rejects = Rejects()
+    checker = EventChecker(schema)
+    log = sort_events(
+        source, checker, work / "events.arrow", rejects, base, transform=sampler.expand if sampler else None
+    )
+    return log, rejects

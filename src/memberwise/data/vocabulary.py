@@ -1,0 +1,106 @@
+"""From hashed values to the rows of an embedding table.
+
+Rows of every table: 0 is the value never seen (or too rare) in train, 1 is "missing", the rest are values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from memberwise.data.hashing import U64, HashIndex, hash_text, mix64
+from memberwise.data.pending import Arrays
+
+I32 = npt.NDArray[np.int32]
+UNSEEN, MISSING, FIRST = 0, 1, 2
+PAD = -1
+"""Stands in unused places of multi-valued features and histories."""
+
+
+@dataclass
+class Vocabulary:
+    """One embedding table's values.
+
+    Parameters
+    ----------
+    name
+        Of the table.
+    encoding
+        ``vocabulary``: a row for every value with at least `min_count` occurrences in train.
+        ``hash``: the row is a function of the value alone, salted by the table's name; nothing is stored.
+    min_count, buckets
+        For the one and the other.
+    """
+
+    name: str
+    encoding: str
+    min_count: int = 1
+    buckets: int = 0
+
+    def __post_init__(self) -> None:
+        self.index = HashIndex()
+        self.counts = np.zeros(0, np.int64)
+        """Occurrences in train of each row (frozen vocabularies); rows of a hashed table have none."""
+        self.frozen = self.encoding == "hash"
+
+    @property
+    def rows(self) -> int:
+        """Rows of the table."""
+        return FIRST + (self.buckets if self.encoding == "hash" else len(self.index))
+
+    def encode(self, hashes: U64) -> I32:
+        """Row of each value. Until `freeze`, a new value gets a new row."""
+        if self.encoding == "hash":
+            salt = np.uint64(hash_text(self.name))
+            return _hash_rows(hashes, salt, np.uint64(self.buckets))
+        codes = self.index.find(hashes) if self.frozen else self.index.add(hashes)
+        return np.where(codes >= 0, codes + FIRST, np.where(hashes == 0, MISSING, UNSEEN)).astype(np.int32)
+
+    def freeze(self, counts: npt.NDArray[np.int64]) -> I32:
+        """Keep the values that occur often enough in train.
+
+        Parameters
+        ----------
+        counts : ndarray of int64, shape [rows]
+            Occurrences of each row in train.
+
+        Returns
+        -------
+        ndarray of int32, shape [rows before]
+            The new row of each old one.
+        """
+        old_rows = self.rows
+        if self.frozen:
+            self.counts = counts
+            return np.arange(old_rows, dtype=np.int32)
+        keep = counts[FIRST:] >= self.min_count
+        moved = np.full(old_rows, UNSEEN, np.int32)
+        moved[MISSING] = MISSING
+        moved[FIRST:][keep] = FIRST + np.arange(int(keep.sum()), dtype=np.int32)
+        self.index = HashIndex(self.index.keys[keep].copy())
+        self.counts = np.concatenate(
+            [[counts[FIRST:][~keep].sum() + counts[UNSEEN], counts[MISSING]], counts[FIRST:][keep]]
+        )
+        self.frozen = True
+        return moved
+
+    def to_arrays(self) -> Arrays:
+        """The values and their counts, for saving."""
+        return {"keys": self.index.keys, "counts": self.counts}
+
+    def load_arrays(self, state: Arrays) -> None:
+        """The inverse of `to_arrays`."""
+        self.index = HashIndex(np.asarray(state["keys"], np.uint64))
+        self.counts = np.asarray(state["counts"], np.int64)
+        self.frozen = True
+
+
+@njit(cache=True, nogil=True)
+def _hash_rows(hashes: U64, salt: np.uint64, buckets: np.uint64) -> I32:
+    out = np.empty(len(hashes), np.int32)
+    for i in range(len(hashes)):
+        out[i] = 1 if hashes[i] == 0 else 2 + np.int32(mix64(hashes[i] ^ salt) % buckets)
+    return out
