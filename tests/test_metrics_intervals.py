@@ -210,3 +210,9 @@ def test_scores_of_rank_metrics_need_not_be_probabilities():
 
 def test_intervals_print_for_people():
     assert str(metrics.Interval(0.774, 0.765, 0.783, 0.005)) == "0.7740 [0.7650, 0.7830]"
+
+
+def test_one_cluster_has_no_interval():
+    found = metrics.bootstrap([0, 1, 1], [0.2, 0.1, 0.9], ["a", "a", "a"], draws=20)
+    assert found["auc"].value == 0.5
+    assert all(math.isnan(x) for x in (found["auc"].low, found["log_loss"].high, found["auc"].se))

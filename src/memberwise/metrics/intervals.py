@@ -74,7 +74,7 @@ class Resamples:
         Returns
         -------
         Interval
-            All ``nan`` but the value with fewer than two defined draws.
+            All ``nan`` but the value with fewer than two clusters or fewer than two defined draws.
         """
         good = self.draws[~np.isnan(self.draws)]
         if good.size < 2 or np.isnan(self.value):
@@ -283,7 +283,8 @@ def _one_seed(sample: Sample, metrics: Sequence[str], draws: int, seed: int) -> 
     once = np.ones((count, 1), dtype=np.float32)
     values = {name: float(evaluate(once)[0]) for name, evaluate in prepared.items()}
     parts: dict[str, list[FloatArray]] = {name: [np.zeros(0)] for name in metrics}
-    if count:
+    # One cluster drawn over and over never varies: that is no interval, and must not look like a tight one.
+    if count > 1:
         for block in _cluster_draws(count, draws, seed):
             for name, evaluate in prepared.items():
                 parts[name].append(evaluate(block))

@@ -24,7 +24,7 @@ from memberwise.metrics import Curve, Interval, ReliabilityCurve
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1")
 DASHES = ("", "5 2", "1.5 1.5", "6 2 1.5 2", "3 1.5", "8 2", "1 2.5")
 INK, MUTED, LINE = "#1b1f25", "#6a7280", "#dfe3e8"
-SIZE = (4.3, 3.1)
+SIZE = (4.3, 3.4)
 POINTS = 160
 
 STYLE: Any = {
@@ -70,7 +70,7 @@ def reliability(curves: Mapping[str, ReliabilityCurve], scores: np.ndarray) -> s
         An ``<svg>`` element, as from every function here.
     """
     with _style():
-        figure = Figure(figsize=(SIZE[0], 3.9), layout="constrained")
+        figure = Figure(figsize=SIZE, layout="constrained")
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
         ends = [0.0]
         for i, curve in enumerate(curves.values()):
@@ -103,7 +103,7 @@ def roc(curves: Mapping[str, Curve]) -> str:
             axes.plot(*_along(curve.x, curve.y), **_line(i))
         axes.set(xlim=(0, 1), ylim=(0, 1.01), xlabel="share of negatives", ylabel="share of positives found")
         for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(PercentFormatter(1, decimals=0))
+            axis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
         return _svg(figure, "roc")
 
 
@@ -130,14 +130,15 @@ def lift(curves: Mapping[str, Curve], rows: int) -> str:
         return _svg(figure, "lift")
 
 
-def learning(records: Sequence[Mapping[str, Any]], metric: str) -> tuple[str, list[str]]:
+def learning(records: Sequence[Mapping[str, Any]], metric: str) -> tuple[str, dict[str, int]]:
     """One logged quantity against training steps, a line for each split.
 
     Returns
     -------
-    str, list of str
-        The figure, and the splits in the order of their colours.
+    str, dict of str to int
+        The figure, and the number of each split's colour, which is the same in every figure of a log.
     """
+    splits = list(dict.fromkeys(str(record.get("split", "train")) for record in records))
     series: dict[str, tuple[list[float], list[float]]] = {}
     for record in records:
         x, y = record.get("step", record.get("epoch")), record.get(metric)
@@ -148,13 +149,14 @@ def learning(records: Sequence[Mapping[str, Any]], metric: str) -> tuple[str, li
     by_step = any("step" in record for record in records)
     with _style():
         figure, axes = _axes()
-        for i, (xs, ys) in enumerate(series.values()):
+        for split, (xs, ys) in series.items():
             x, y = _thin(np.asarray(xs), np.asarray(ys))
-            axes.plot(x, y, **_line(i), marker="o" if len(x) < 30 else "", markersize=3)
+            style = _line(splits.index(split)) | {"linewidth": 1.6, "zorder": 10 + splits.index(split)}
+            axes.plot(x, y, **style, marker="o" if len(x) < 30 else "", markersize=4)
         axes.set(xlabel="training step" if by_step else "epoch", ylabel=METRIC_AXES.get(metric, "value"))
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
-        return _svg(figure, "learning"), list(series)
+        return _svg(figure, "learning"), {split: splits.index(split) for split in series}
 
 
 def over_time(times: Sequence[int], values: Mapping[str, Sequence[Interval]], label: str) -> str:

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from memberwise import metrics
 from memberwise.metrics import Interval
 from memberwise.report import figures, text
-from memberwise.report.evaluation import METRICS, metric_names
+from memberwise.report.evaluation import METRICS, freshness_warning, metric_names
 
 if TYPE_CHECKING:
     from memberwise.report.report import Report
@@ -35,14 +35,14 @@ class Figure:
         Plain text.
     svg : Markup
         The picture.
-    keys : list of str
-        Names of its series, in the order of their colours.
+    keys : dict of str to int
+        Names of its series, with the numbers of their colours.
     """
 
     title: str
     caption: str
     svg: Markup
-    keys: list[str]
+    keys: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,11 @@ def render(report: Report) -> str:
         "number": text.number, "bounds": text.bounds, "percent": text.percent, "whole": text.whole,
         "when": text.when, "duration": text.duration, "digits": text.digits,
     }  # fmt: skip
-    environment.globals |= {"verdict": verdict, "ranges": ranges, "dash": lambda i: figures.DASHES[i % 7]}
+    environment.globals |= {
+        "verdict": _verdicts(report),
+        "ranges": ranges,
+        "dash": lambda i: figures.DASHES[i % 7],
+    }
     names = metric_names(report.predictions)
     draw = _unique_ids()
     return environment.get_template("report.html.j2").render(
@@ -102,8 +106,12 @@ def render(report: Report) -> str:
         names=names,
         METRICS=METRICS,
         cards=cards(report),
-        calibration=[f for t in range(len(report.predictions.tasks)) for f in calibration(report, t, draw)],
-        ranking=[f for t in range(len(report.predictions.tasks)) for f in ranking(report, t, draw)],
+        curves=[
+            figure
+            for task in range(len(report.predictions.tasks))
+            for draw_all in (calibration, ranking)
+            for figure in draw_all(report, task, draw)
+        ],
         learning=list(learning(report, draw)),
         timeline=list(timeline(report, draw)),
         segments=[report.evaluation.overall, *report.evaluation.segments],
@@ -126,12 +134,14 @@ def cards(report: Report) -> list[Card]:
     if report.baseline is not None:
         gain = overall.differences[report.baseline][task]
         found += [_gain_card(name, gain[name], report.baseline) for name in ("auc", "log_loss")]
-    shown = ["auc", "log_loss", "ndcg@10" if "ndcg@10" in values else "grouped_auc", "observed_over_expected"]
+    within = "ndcg@10" if "ndcg@10" in values else "grouped_auc"
+    shown = ["auc", "log_loss", within, "observed_over_expected"]
     found += [
         Card(
             METRICS[name].label,
             text.number(values[name].value, text.digits(values[name])),
             text.bounds(values[name]) or "interval not defined",
+            _in_words(values[name].value) if name == "observed_over_expected" else "",
         )
         for name in shown
     ]
@@ -159,7 +169,7 @@ def calibration(report: Report, task: int, draw: Callable[[str], Markup]) -> Ite
         "Observed rate in 15 bins of equal weight; bars are two standard errors over members. "
         f"Below: scores of {p.models[0]}.",
         draw(figures.reliability(curves, p.scores[p.models[0]][defined, task])),
-        list(p.models),
+        _keys(p.models),
     )
 
 
@@ -176,13 +186,13 @@ def ranking(report: Report, task: int, draw: Callable[[str], Markup]) -> Iterato
         f"Lift: {p.tasks[task]}",
         "Rate of positives among the best-scored share of rows, over the rate among all.",
         draw(figures.lift(lifts, rows)),
-        list(p.models),
+        _keys(p.models),
     )
     yield Figure(
         f"ROC: {p.tasks[task]}",
         "Positives found against negatives shown, over all thresholds.",
         draw(figures.roc(rocs)),
-        list(p.models),
+        _keys(p.models),
     )
 
 
@@ -216,7 +226,7 @@ def timeline(report: Report, draw: Callable[[str], Markup]) -> Iterator[Figure]:
                     f"{METRICS[name].label} over time: {task}",
                     f"{len(slices)} slices of equally many rows; band: 95 % interval of {p.models[0]}.",
                     draw(figures.over_time(times, values, METRICS[name].label)),
-                    list(p.models),
+                    _keys(p.models),
                 )
 
 
@@ -226,6 +236,12 @@ def verdict(name: str, difference: Interval) -> str:
     if higher is None or not np.isfinite(difference.low) or difference.low <= 0 <= difference.high:
         return ""
     return "better" if (difference.low > 0) == higher else "worse"
+
+
+def _verdicts(report: Report) -> Callable[[str, Interval], str]:
+    """`verdict`, silent on GAUC where GAUC cannot compare the models."""
+    silent = "grouped_auc" if freshness_warning(report.context) else ""
+    return lambda name, difference: "" if name == silent else verdict(name, difference)
 
 
 def ranges(intervals: list[Interval], mark: float | None = None) -> list[Range | None]:
@@ -278,6 +294,20 @@ def _gain_card(name: str, gain: Interval, baseline: str) -> Card:
         f"{text.bounds(gain, signed=True)} over {baseline}".strip(),
         found or "within chance",
     )
+
+
+def _in_words(observed_over_expected: float) -> str:
+    """What an O/E means for the probabilities."""
+    if not np.isfinite(observed_over_expected):
+        return ""
+    off = 100 * (observed_over_expected - 1)
+    if abs(off) < 0.5:
+        return "as many positives as predicted"
+    return f"{abs(off):.0f} % {'more' if off > 0 else 'fewer'} positives than predicted"
+
+
+def _keys(models: tuple[str, ...]) -> dict[str, int]:
+    return {model: i for i, model in enumerate(models)}
 
 
 def _unique_ids() -> Callable[[str], Markup]:
