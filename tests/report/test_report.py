@@ -219,7 +219,8 @@ def test_hostile_names_are_text_everywhere(tmp_path):
     )
     context = ReportContext(
         title=HOSTILE, date=HOSTILE, config={HOSTILE: [HOSTILE]}, versions={HOSTILE: HOSTILE},
-        negatives=HOSTILE, splits=(Split(HOSTILE, 1, 0, 1),), rejected={HOSTILE: 1}, features=(FeatureRates(HOSTILE, 0.1, 0.1),),
+        negatives=HOSTILE, splits=(Split(HOSTILE, 1, 0, 1),), rejected={HOSTILE: 1},
+        features=(FeatureRates(HOSTILE, 0.1, 0.1),),
         log=[{"step": i, "split": HOSTILE, HOSTILE: 0.5} for i in range(3)], notes=(HOSTILE,),
         freshness={HOSTILE: (Freshness(HOSTILE, "daily", "member"),), "b": ()},
     )  # fmt: skip
