@@ -1,4 +1,4 @@
-"""Weighted AUC of many resamples in one pass over presorted rows."""
+"""Sums and AUC under many draws of cluster weights, in one pass each."""
 
 from __future__ import annotations
 
@@ -70,3 +70,34 @@ def auc_of_draws(
         if positives[b] > 0 and below[b] > 0:
             result[b] = won[b] / (positives[b] * below[b])
     return result
+
+
+@numba.njit(nogil=True, cache=True)
+def sums_of_draws(
+    columns: npt.NDArray[np.float64], draws: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float64]:
+    """Compute the product ``columns.T @ draws``.
+
+    BLAS would wake a pool of threads for a millisecond's work, a thousand times: measured at five times
+    the CPU seconds on two cores.
+
+    Parameters
+    ----------
+    columns : array [clusters, k]
+        Sums of row values by cluster.
+    draws : array [clusters, draws]
+        How often each cluster was drawn.
+
+    Returns
+    -------
+    array [k, draws]
+    """
+    total = np.zeros((columns.shape[1], draws.shape[1]))
+    for c in range(columns.shape[0]):
+        drawn = draws[c]
+        for k in range(columns.shape[1]):
+            value = columns[c, k]
+            if value != 0.0:
+                for b in range(drawn.shape[0]):
+                    total[k, b] += value * drawn[b]
+    return total

@@ -1,8 +1,8 @@
 """Metrics as functions of how often each cluster was drawn.
 
 A metric prepares what does not depend on the draw once (sorted rows, sums per cluster) and returns a
-function of the draws alone: an AUC costs one pass over sorted rows, everything else one small matrix
-product. Adding a metric is one function and one line in ``PREPARE``.
+function of the draws alone: an AUC costs one pass over sorted rows, everything else one pass
+over sums by cluster. Adding a metric is one function and one line in ``PREPARE``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from memberwise.errors import DataError
 from memberwise.metrics._inputs import FloatArray, Grouping, Rows, group_codes, ratio, sum_by
-from memberwise.metrics._kernels import auc_of_draws
+from memberwise.metrics._kernels import auc_of_draws, sums_of_draws
 from memberwise.metrics._ties import run_ends
 from memberwise.metrics.calibration import binary_entropy, row_losses, score_bins
 from memberwise.metrics.discrimination import auc_of_groups
@@ -89,37 +89,39 @@ def _grouped_auc(sample: Sample) -> Resampled:
 
 def _log_loss(sample: Sample) -> Resampled:
     rows = sample.rows
-    loss, mass = _sums(sample, row_losses(rows) * rows.masses, rows.masses)
-    return lambda draws: ratio(loss @ draws, mass @ draws)
+    sums = _sums(sample, row_losses(rows) * rows.masses, rows.masses)
+    return lambda draws: ratio(*sums_of_draws(sums, draws))
 
 
 def _normalised_entropy(sample: Sample) -> Resampled:
     rows = sample.rows
-    loss, mass, positive = _sums(sample, row_losses(rows) * rows.masses, rows.masses, rows.positives)
+    sums = _sums(sample, row_losses(rows) * rows.masses, rows.masses, rows.positives)
 
     def evaluate(draws: Draws) -> FloatArray:
-        total = mass @ draws
-        return ratio(ratio(loss @ draws, total), binary_entropy(ratio(positive @ draws, total)))
+        loss, mass, positive = sums_of_draws(sums, draws)
+        return ratio(ratio(loss, mass), binary_entropy(ratio(positive, mass)))
 
     return evaluate
 
 
 def _observed_over_expected(sample: Sample) -> Resampled:
     rows = sample.rows
-    observed, expected = _sums(sample, rows.positives, rows.masses * rows.scores)
-    return lambda draws: ratio(observed @ draws, expected @ draws)
+    sums = _sums(sample, rows.positives, rows.masses * rows.scores)
+    return lambda draws: ratio(*sums_of_draws(sums, draws))
 
 
 def _expected_calibration_error(sample: Sample) -> Resampled:
-    rows = sample.rows
+    rows, clusters = sample.rows, sample.clusters
     # The bins stay those of the sample: a draw changes how much lies in each, not where they end.
-    bin_ = score_bins(rows, BINS, "mass")
-    cell = bin_ * np.int64(sample.clusters.size) + sample.clusters.codes
-    gap = sum_by(cell, rows.masses * (rows.labels - rows.scores), BINS * sample.clusters.size).reshape(
-        BINS, -1
-    )
-    (mass,) = _sums(sample, rows.masses)
-    return lambda draws: ratio(np.abs(gap @ draws).sum(0), mass @ draws)
+    cell = clusters.codes * np.int64(BINS) + score_bins(rows, BINS, "mass")
+    gap = sum_by(cell, rows.masses * (rows.labels - rows.scores), BINS * clusters.size).reshape(-1, BINS)
+    sums = np.column_stack([gap, _sums(sample, rows.masses)])
+
+    def evaluate(draws: Draws) -> FloatArray:
+        found = sums_of_draws(sums, draws)
+        return ratio(np.abs(found[:-1]).sum(0), found[-1])
+
+    return evaluate
 
 
 def _mean_of_groups(sample: Sample, grouping: Grouping, values: FloatArray, masses: FloatArray) -> Resampled:
@@ -133,14 +135,15 @@ def _mean_of_groups(sample: Sample, grouping: Grouping, values: FloatArray, mass
             fix="resample clusters that hold whole groups, members for instance",
         )
     mass = np.where(np.isnan(values), 0.0, masses)
-    total = sum_by(owner, np.nan_to_num(values) * mass, sample.clusters.size)
-    weight = sum_by(owner, mass, sample.clusters.size)
-    return lambda draws: ratio(total @ draws, weight @ draws)
+    columns = (np.nan_to_num(values) * mass, mass)
+    sums = np.column_stack([sum_by(owner, column, sample.clusters.size) for column in columns])
+    return lambda draws: ratio(*sums_of_draws(sums, draws))
 
 
-def _sums(sample: Sample, *columns: FloatArray) -> list[FloatArray]:
-    """Sums of row columns by cluster, each [clusters]."""
-    return [sum_by(sample.clusters.codes, column, sample.clusters.size) for column in columns]
+def _sums(sample: Sample, *columns: FloatArray) -> FloatArray:
+    """Sums of row columns by cluster, [clusters, columns]."""
+    clusters = sample.clusters
+    return np.column_stack([sum_by(clusters.codes, column, clusters.size) for column in columns])
 
 
 PREPARE: dict[str, Callable[[Sample], Resampled]] = {

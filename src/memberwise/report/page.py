@@ -104,6 +104,8 @@ def render(report: Report) -> str:
         models=report.predictions.models,
         tasks=report.predictions.tasks,
         names=names,
+        # A difference of two ratios to one says nothing.
+        compared=[name for name in names if METRICS[name].higher is not None],
         METRICS=METRICS,
         cards=cards(report),
         curves=[
@@ -133,7 +135,7 @@ def cards(report: Report) -> list[Card]:
     found = []
     if report.baseline is not None:
         gain = overall.differences[report.baseline][task]
-        found += [_gain_card(name, gain[name], report.baseline) for name in ("auc", "log_loss")]
+        found += [_difference_card(name, gain[name], report.baseline) for name in ("auc", "log_loss")]
     within = "ndcg@10" if "ndcg@10" in values else "grouped_auc"
     shown = ["auc", "log_loss", within, "observed_over_expected"]
     found += [
@@ -286,12 +288,12 @@ def as_yaml(config: Any) -> str:
     return yaml.safe_dump(plain(dict(config)), sort_keys=False, allow_unicode=True) if config else ""
 
 
-def _gain_card(name: str, gain: Interval, baseline: str) -> Card:
+def _difference_card(name: str, gain: Interval, baseline: str) -> Card:
     found = verdict(name, gain)
     return Card(
-        f"{METRICS[name].label} gain",
+        f"{METRICS[name].label} difference",
         text.number(gain.value, text.digits(gain), signed=True),
-        f"{text.bounds(gain, signed=True)} over {baseline}".strip(),
+        f"{text.bounds(gain, signed=True)} from {baseline}".strip(),
         found or "within chance",
     )
 
