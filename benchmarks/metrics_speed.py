@@ -1,8 +1,9 @@
 """How long metrics take: AUC, grouped AUC and clustered intervals, against scikit-learn and FuxiCTR.
 
-``.venv/bin/python benchmarks/metrics_speed.py`` takes about two minutes here, nearly all of it the peers'. All
-systems read the same rows, run with one thread, and are measured in CPU seconds, child processes included.
-scikit-learn has no grouped AUC and no clustered bootstrap: its side is the loop that people write.
+``.venv/bin/python benchmarks/metrics_speed.py`` takes about two minutes here, nearly all of it the peers'.
+All systems read the same rows, run with one thread, and are measured in CPU seconds, child processes
+included. scikit-learn has no grouped AUC and no clustered bootstrap: its side is the loop that
+people write.
 """
 
 from __future__ import annotations
