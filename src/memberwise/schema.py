@@ -110,6 +110,7 @@ class Task(Model):
     weight: str | float = Field(1.0, description="Weight of a row in the loss: number or SQL expression.")
     mask: str | None = Field(None, description="SQL condition: the label is defined only where it holds.")
     loss_weight: float = Field(1.0, gt=0, description="Weight of the task in the sum of losses.")
+    utility: float = Field(1.0, description="What a positive is worth when items are ordered.")
 
 
 class Categorical(Model):

@@ -14,11 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from memberwise.data._kernels import F64, walk_distinct, walk_sums
+from memberwise.data.arrays import Arrays
 from memberwise.data.events import label_column
 from memberwise.data.frame import Frame
 from memberwise.data.hashing import HashIndex, combine
 from memberwise.data.keys import keys
-from memberwise.data.pending import NEVER, Arrays, Pending, grown
+from memberwise.data.pending import NEVER, Pending, grown
 from memberwise.data.times import I64, cutoffs
 from memberwise.schema import DAY, Aggregate, aggregate_name
 
@@ -135,9 +136,10 @@ class AggregateState:
         return self._features(frame.times, own, everything, last, distinct)
 
     def advance(self, moment: int) -> None:
-        """Let every queued event before `moment` count."""
-        if moment > self._pending.past_before:
-            self._walk(np.array([moment], np.int64), np.zeros(2, np.int64), np.zeros(0, np.int32))
+        """Let every event count that is past for a row at `moment`."""
+        limit = cutoffs(np.array([moment], np.int64), self.spec.delay, self.train_end)
+        if limit[0] > self._pending.past_before:
+            self._walk(limit, np.zeros(2, np.int64), np.zeros(0, np.int32))
 
     def _walk(
         self, limits: I64, offsets: I64, codes: npt.NDArray[np.int32]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
@@ -59,22 +59,19 @@ class Batch:
         return len(self.ids)
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[np.generic]], layout: Layout) -> Batch:
+    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]], layout: Layout) -> Batch:
         """Wrap arrays (owned by the caller, writable) as tensors without a copy."""
-        tensors = {k: torch.from_numpy(a) for k, a in arrays.items() if a.dtype != np.uint64}
+
+        def tensor(name: str) -> Tensor:
+            return torch.from_numpy(arrays[name])
+
         histories = {
-            h.name: HistoryBatch(*(tensors[f"{h.name}.{part}"] for part in ("items", "actions", "ages")))
+            h.name: HistoryBatch(*(tensor(f"{h.name}.{part}") for part in ("items", "actions", "ages")))
             for h in layout.histories
         }
-        vectors = {v.name: tensors[v.name] for v in layout.vectors}
-        return cls(
-            tensors["ids"],
-            tensors["dense"],
-            histories,
-            vectors,
-            tensors.get("labels"),
-            tensors.get("weights"),
-        )
+        labels, weights = (tensor(k) if k in arrays else None for k in ("labels", "weights"))
+        vectors = {v.name: tensor(v.name) for v in layout.vectors}
+        return cls(tensor("ids"), tensor("dense"), histories, vectors, labels, weights)
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""

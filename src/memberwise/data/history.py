@@ -10,10 +10,11 @@ import numpy.typing as npt
 import polars as pl
 
 from memberwise.data._kernels import walk_history
+from memberwise.data.arrays import Arrays
 from memberwise.data.events import label_column, where_column
 from memberwise.data.frame import Frame
 from memberwise.data.hashing import U64, HashIndex, hash_values
-from memberwise.data.pending import Arrays, Pending, grown
+from memberwise.data.pending import Pending, grown
 from memberwise.data.times import cutoffs
 from memberwise.schema import History
 
@@ -119,10 +120,11 @@ class HistoryState:
         return self._walk(limits, self._members.find(frame.ids("member")), frame.times)
 
     def advance(self, moment: int) -> None:
-        """Let every queued event before `moment` count."""
-        if moment > self._pending.past_before:
-            one = np.array([moment], np.int64)
-            self._walk(one, np.array([-1], np.int32), one)
+        """Let every event count that is past for a row at `moment`."""
+        now = np.array([moment], np.int64)
+        limit = cutoffs(now, self.spec.delay, self.train_end)
+        if limit[0] > self._pending.past_before:
+            self._walk(limit, np.array([-1], np.int32), now)
 
     def _walk(
         self, limits: npt.NDArray[np.int64], members: npt.NDArray[np.int32], times: npt.NDArray[np.int64]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ from memberwise.data.prefetch import prefetch
 
 BLOCK_ROWS = 4_096
 BUFFER_BLOCKS = 64
-Arrays = Mapping[str, npt.NDArray[np.generic]]
+Arrays = Mapping[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class Loader:
         seed: int = 0,
         *,
         shuffle: bool = True,
-        gather_vectors: Callable[[Arrays], Mapping[str, npt.NDArray[np.generic]]] | None = None,
+        gather_vectors: Callable[[Arrays], Mapping[str, npt.NDArray[Any]]] | None = None,
         rank: int = 0,
         world: int = 1,
     ) -> None:

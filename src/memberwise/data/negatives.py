@@ -7,9 +7,10 @@ import numpy.typing as npt
 import polars as pl
 from numba import njit
 
+from memberwise.data.arrays import Arrays
 from memberwise.data.events import TIME
 from memberwise.data.hashing import U64, HashIndex, combine, hash_values, mix64
-from memberwise.data.pending import Arrays, grown
+from memberwise.data.pending import grown
 from memberwise.data.times import I64
 from memberwise.schema import Schema
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtri
 
-from memberwise.data.pending import Arrays
+from memberwise.data.arrays import Arrays
 
 F32 = npt.NDArray[np.float32]
 KNOTS = 101

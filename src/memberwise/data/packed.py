@@ -7,14 +7,14 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from memberwise.errors import DataError
 
-RawArrays = Mapping[str, npt.NDArray[np.generic]]
+RawArrays = Mapping[str, npt.NDArray[Any]]
 
 
 class PackedRows:
@@ -42,7 +42,7 @@ class PackedRows:
     def __len__(self) -> int:
         return len(next(iter(self.arrays.values())))
 
-    def rows(self, split: str) -> dict[str, npt.NDArray[np.generic]]:
+    def rows(self, split: str) -> dict[str, npt.NDArray[Any]]:
         """Views of all arrays, rows of one split."""
         first, last = self.splits[split]
         return {k: a[first:last] for k, a in self.arrays.items()}
@@ -69,7 +69,7 @@ class PackedWriter:
         self._partial = path.with_name(path.name + ".partial")
         shutil.rmtree(self._partial, ignore_errors=True)
         self._partial.mkdir(parents=True)
-        self.arrays: dict[str, npt.NDArray[np.generic]] = {}
+        self.arrays: dict[str, npt.NDArray[Any]] = {}
         self._at = 0
 
     def __enter__(self) -> Self:
@@ -92,7 +92,7 @@ class PackedWriter:
             self.arrays[name][self._at : self._at + size] = values
         self._at += size
 
-    def add(self, name: str, dtype: npt.DTypeLike, width: int) -> npt.NDArray[np.generic]:
+    def add(self, name: str, dtype: npt.DTypeLike, width: int) -> npt.NDArray[Any]:
         """A further array, zero, to be filled in place."""
         file = self._partial / f"{len(self.arrays)}.npy"
         self.arrays[name] = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]

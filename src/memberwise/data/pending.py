@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
+from memberwise.data.arrays import Arrays
 from memberwise.data.times import I64
 from memberwise.errors import DataError
 
 NEVER = int(np.iinfo(np.int64).min)
-Arrays = dict[str, npt.NDArray[np.generic]]
 
 
 class Pending:
@@ -108,7 +110,7 @@ class Pending:
         self.entries = {k: state[f"entry.{k}"] for k in self.entries}
 
 
-def grown(array: npt.NDArray[np.generic], size: int, fill: int = 0) -> npt.NDArray[np.generic]:
+def grown(array: npt.NDArray[Any], size: int, fill: int = 0) -> npt.NDArray[Any]:
     """The array with room for `size` rows, doubled when it is too small."""
     if size <= len(array):
         return array

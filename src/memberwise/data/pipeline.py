@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from memberwise.data.aggregates import AggregateState
+from memberwise.data.arrays import Arrays
 from memberwise.data.entities import EntityEmbeddings
 from memberwise.data.events import label_column, weight_column
 from memberwise.data.frame import EntityTable, Frame
@@ -22,12 +24,11 @@ from memberwise.data.hashing import U64, hash_text
 from memberwise.data.history import HistoryState
 from memberwise.data.layout import Layout, compile_layout
 from memberwise.data.normalise import Normaliser
-from memberwise.data.pending import Arrays
 from memberwise.data.vocabulary import PAD, Vocabulary
 from memberwise.errors import ConfigError
 from memberwise.schema import DAY, Age, Categorical, Clock, History, Numeric, Schema, Vector, feature_name
 
-RawArrays = dict[str, npt.NDArray[np.generic]]
+RawArrays = dict[str, npt.NDArray[Any]]
 """Arrays by part of the batch (see `FeaturePipeline.encode`), one row per event."""
 
 
@@ -44,6 +45,13 @@ class FeaturePipeline:
         Last moment of train in microseconds.
     base : Path, optional
         Where relative paths of entity embeddings start.
+    vectors
+        Entity embeddings by feature, instead of reading them.
+
+    Attributes
+    ----------
+    last_event : int or None
+        Time of the newest event absorbed, in microseconds.
     """
 
     def __init__(
@@ -52,8 +60,10 @@ class FeaturePipeline:
         tables: Mapping[str, EntityTable],
         train_end: int | None = None,
         base: Path | None = None,
+        vectors: Mapping[str, EntityEmbeddings] | None = None,
     ) -> None:
         self.schema, self.tables, self.train_end = schema, dict(tables), train_end
+        self.last_event: int | None = None
         tasks = schema.task_names
         self.aggregates = [AggregateState(a, tasks, train_end) for a in schema.aggregates]
         self.layout: Layout = compile_layout(schema, [(a.spec, a.columns) for a in self.aggregates])
@@ -67,25 +77,53 @@ class FeaturePipeline:
             t.name: Vocabulary(t.name, t.encoding, t.min_count, t.buckets) for t in self.layout.tables
         }
         self.normaliser = Normaliser(self.layout.dense)
-        self.vectors = {
-            feature_name(f): _load_vectors(f, self.tables, base)
-            for f in schema.features
-            if isinstance(f, Vector)
-        }
+        self.vectors = (
+            dict(vectors)
+            if vectors is not None
+            else {
+                feature_name(f): _load_vectors(f, self.tables, base)
+                for f in schema.features
+                if isinstance(f, Vector)
+            }
+        )
 
     # -- events to arrays -------------------------------------------------------------------------
 
     def absorb(self, events: pl.DataFrame) -> Frame:
         """Queue events in aggregates and histories, to count once they are past. In time order."""
         frame = Frame(events, self.schema, self.tables)
-        for state in (*self.aggregates, *self.histories.values()):
+        for state in self._moving():
             state.absorb(frame)
+        if len(frame):
+            self.last_event = int(frame.times[-1])
         return frame
 
-    def advance(self, moment: int) -> None:
-        """Let every event before `moment` count, so that the queues hold only what is newer."""
-        for state in (*self.aggregates, *self.histories.values()):
-            state.advance(moment)
+    def _moving(self) -> list[AggregateState | HistoryState]:
+        return [*self.aggregates, *self.histories.values()]
+
+    def settle(self) -> None:
+        """Count every event that is past for any row from now on, so that the queues stay short."""
+        if self.last_event is not None:
+            for state in self._moving():
+                state.advance(self.last_event)
+
+    def copy(self, empty: bool = False) -> FeaturePipeline:
+        """An independent pipeline with the same vocabularies and transforms.
+
+        Parameters
+        ----------
+        empty
+            Leave out the aggregates and histories: as before the first event.
+        """
+        other = FeaturePipeline(self.schema, self.tables, self.train_end, vectors=self.vectors)
+        for name, vocabulary in self.vocabularies.items():
+            other.vocabularies[name] = vocabulary  # frozen: shared
+        other.normaliser = self.normaliser
+        if not empty:
+            other.last_event = self.last_event
+            for mine, theirs in zip(self._moving(), other._moving(), strict=True):
+                theirs.load_arrays({k: v.copy() for k, v in mine.to_arrays().items()})
+        return other
 
     def encode(self, frame: Frame) -> RawArrays:
         """The arrays of rows, as they would be known at each row's time. Rows in time order.
@@ -159,7 +197,13 @@ class FeaturePipeline:
         columns += [state.read(frame) for state in self.aggregates]
         return np.hstack(columns) if columns else np.zeros((len(frame), 0), np.float32)
 
-    def gather_vectors(self, arrays: Mapping[str, npt.NDArray[np.generic]]) -> RawArrays:
+    def batch_arrays(self, frame: Frame) -> RawArrays:
+        """`encode`, normalised and with vectors gathered: what a ranker takes. Vocabularies are frozen."""
+        arrays = self.encode(frame)
+        arrays["dense"] = self.normaliser.transform(np.asarray(arrays["dense"], np.float32))
+        return arrays | self.gather_vectors(arrays)
+
+    def gather_vectors(self, arrays: Mapping[str, npt.NDArray[Any]]) -> RawArrays:
         """Vectors of the rows that `encode` found, ``<vector>`` float32 [n, dim]."""
         return {
             v.name: self.vectors[v.name].gather(np.asarray(arrays[v.name], np.int32))
@@ -177,12 +221,17 @@ class FeaturePipeline:
 
     def to_arrays(self) -> dict[str, Arrays]:
         """The state of every part, for saving."""
-        return {name: part.to_arrays() for name, part in self._parts().items()}
+        last = -1 if self.last_event is None else self.last_event
+        return {name: part.to_arrays() for name, part in self._parts().items()} | {
+            "clock": {"last_event": np.array([last])}
+        }
 
     def load_arrays(self, state: Mapping[str, Arrays]) -> None:
         """The inverse of `to_arrays`."""
         for name, part in self._parts().items():
             part.load_arrays(state[name])
+        last = int(np.asarray(state["clock"]["last_event"])[0])
+        self.last_event = None if last < 0 else last
 
 
 def _load_vectors(f: Vector, tables: Mapping[str, EntityTable], base: Path | None) -> EntityEmbeddings:

@@ -205,25 +205,27 @@ def _check_labels(packed: PackedRows, schema: Schema) -> None:
 def _summary(
     packed: PackedRows, pipeline: FeaturePipeline, rejects: Rejects, sampler: NegativeSampler | None
 ) -> dict[str, object]:
+    splits = {}
+    for name in packed.splits:
+        rows = packed.rows(name)
+        time = np.asarray(rows["time"], np.int64)
+        rates = np.nanmean(np.asarray(rows["labels"], np.float64), axis=0)
+        splits[name] = {
+            "rows": len(time),
+            "first": int(time[0]),
+            "last": int(time[-1]),
+            "label rates": dict(zip(pipeline.layout.tasks, rates.tolist(), strict=True)),
+        }
     summary: dict[str, object] = {
         "rows read": rejects.read,
         "rows rejected": rejects.total,
         "reasons": dict(rejects.counts),
-        "splits": {},
+        "splits": splits,
+        "members": len(np.unique(packed.arrays["member"])),
+        "items": len(np.unique(packed.arrays["item"])),
         "packed bytes": packed.nbytes,
-        "tables": {n: v.rows for n, v in pipeline.vocabularies.items()},
+        "table rows": {n: v.rows for n, v in pipeline.vocabularies.items()},
     }
-    for name in packed.splits:
-        rows = packed.rows(name)
-        labels = np.asarray(rows["labels"], np.float64)
-        summary["splits"][name] = {  # type: ignore[index]
-            "rows": len(labels),
-            "from": _when(rows["time"][0]),
-            "to": _when(rows["time"][-1]),  # type: ignore[arg-type]
-            "members": len(np.unique(rows["member"])),
-            "items": len(np.unique(rows["item"])),
-            "label rates": dict(zip(pipeline.layout.tasks, np.nanmean(labels, axis=0).tolist(), strict=True)),
-        }
     if sampler is not None:
         summary["negatives"] = sampler.statement()
     return summary

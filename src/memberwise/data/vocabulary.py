@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from memberwise.data.arrays import Arrays
 from memberwise.data.hashing import U64, HashIndex, hash_text, mix64
-from memberwise.data.pending import Arrays
 
 I32 = npt.NDArray[np.int32]
 UNSEEN, MISSING, FIRST = 0, 1, 2

@@ -1,0 +1,232 @@
+"""A bundle: one saved version, a directory whose every file is accounted for.
+
+``bundles/000003/`` holds a manifest with the SHA-256 of each file. A version is written under another name,
+forced to disk and renamed, and only then does the pointer ``current`` move: a crash at any moment leaves the
+version before it in service. A file that did not change is a hard link to the one of the version before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from memberwise.errors import BundleError
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+CURRENT = "current"
+_VERSION = re.compile(r"^\d{6}$")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a bundle says of itself.
+
+    Attributes
+    ----------
+    version
+        Name of its directory.
+    created
+        ISO time, UTC.
+    parent
+        The version it came from, or None.
+    files : dict
+        Name to ``{"sha256", "bytes"}``.
+    info : dict
+        What the maker wants to be known without loading it: metrics, as-of time, package versions.
+    """
+
+    version: str
+    created: str
+    parent: str | None
+    files: dict[str, dict[str, Any]]
+    info: dict[str, Any]
+
+
+def publish(
+    bundles: Path, write: Callable[[Path], None], info: Mapping[str, Any], parent: Path | None = None
+) -> Path:
+    """Save a new version and make it the current one.
+
+    Parameters
+    ----------
+    bundles : Path
+        Directory of all versions.
+    write
+        Writes the files of the version into the directory it is given.
+    info
+        For the manifest.
+    parent : Path, optional
+        The version before, whose unchanged files are linked.
+
+    Returns
+    -------
+    Path
+        The new version's directory.
+    """
+    bundles.mkdir(parents=True, exist_ok=True)
+    partial = bundles / f".partial-{os.getpid()}"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        write(partial)
+        before = read_manifest(parent) if parent is not None and parent.is_dir() else None
+        files = {}
+        for path in sorted(p for p in partial.rglob("*") if p.is_file()):
+            name = path.relative_to(partial).as_posix()
+            files[name] = {"sha256": _sha256(path), "bytes": path.stat().st_size}
+            if before is not None and parent is not None and before.files.get(name) == files[name]:
+                path.unlink()
+                os.link(parent / name, path)
+            else:
+                _sync(path)
+        manifest = {
+            "format": FORMAT,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "parent": before.version if before is not None else None,
+            "files": files,
+            "info": dict(info),
+        }
+        path = partial / MANIFEST
+        path.write_text(json.dumps(manifest, indent=1))
+        _sync(path)
+        _sync(partial)
+        version = _claim(bundles, partial)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    point(bundles, version.name)
+    return version
+
+
+def _claim(bundles: Path, partial: Path) -> Path:
+    """Rename to the next free number; another writer may take one first."""
+    while True:
+        target = bundles / f"{max([0, *(int(v.name) for v in versions(bundles))]) + 1:06d}"
+        try:
+            partial.rename(target)
+        except OSError:
+            if not target.exists():
+                raise
+            continue
+        _sync(bundles)
+        return target
+
+
+def point(bundles: Path, version: str) -> None:
+    """Make a version the current one, at once for whoever opens it next.
+
+    Raises
+    ------
+    BundleError
+        If there is no such version.
+    """
+    if not (bundles / version / MANIFEST).is_file():
+        known = ", ".join(v.name for v in versions(bundles)) or "none"
+        raise BundleError(
+            f"there is no version {version!r}", where=str(bundles), fix=f"known versions: {known}"
+        )
+    pointer = bundles / f".{CURRENT}-{os.getpid()}"
+    pointer.unlink(missing_ok=True)
+    pointer.symlink_to(version)
+    pointer.replace(bundles / CURRENT)
+    _sync(bundles)
+
+
+def versions(bundles: Path) -> list[Path]:
+    """All versions, oldest first."""
+    if not bundles.is_dir():
+        return []
+    return sorted(
+        p for p in bundles.iterdir() if p.is_dir() and _VERSION.match(p.name) and not p.is_symlink()
+    )
+
+
+def current(bundles: Path) -> str | None:
+    """Name of the current version, if there is one."""
+    pointer = bundles / CURRENT
+    return os.readlink(pointer) if pointer.is_symlink() else None
+
+
+def resolve(path: Path) -> Path:
+    """The directory of one version: of a version, of ``bundles/current``, or of a bundles directory.
+
+    Raises
+    ------
+    BundleError
+        If there is none.
+    """
+    path = path.resolve() if path.is_symlink() else path
+    if (path / MANIFEST).is_file():
+        return path
+    if (path / CURRENT).is_symlink():
+        return (path / CURRENT).resolve()
+    raise BundleError("is not a bundle", where=str(path), fix="make one with: memberwise fit PROJECT")
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest of a version.
+
+    Raises
+    ------
+    BundleError
+        If it is missing, damaged or of a newer format.
+    """
+    try:
+        raw = json.loads((path / MANIFEST).read_text())
+        if raw["format"] > FORMAT:
+            raise BundleError(
+                f"has format {raw['format']}, this memberwise reads up to {FORMAT}",
+                where=str(path),
+                fix="install a newer memberwise",
+            )
+        return Manifest(path.name, raw["created"], raw["parent"], raw["files"], raw["info"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"the manifest cannot be read: {error}", where=str(path / MANIFEST)) from error
+
+
+def verify(path: Path) -> Manifest:
+    """Check every file of a version against its SHA-256.
+
+    Raises
+    ------
+    BundleError
+        Names the file that is missing, truncated or altered.
+    """
+    manifest = read_manifest(path)
+    for name, meta in manifest.files.items():
+        file = path / name
+        if not file.is_file():
+            raise BundleError("the file is missing", where=str(file), fix=_OTHER)
+        if file.stat().st_size != meta["bytes"]:
+            raise BundleError(
+                f"has {file.stat().st_size:,} bytes instead of {meta['bytes']:,}", where=str(file), fix=_OTHER
+            )
+        if _sha256(file) != meta["sha256"]:
+            raise BundleError(
+                "the checksum does not agree: the file was altered", where=str(file), fix=_OTHER
+            )
+    return manifest
+
+
+_OTHER = "use another version: memberwise bundles PROJECT"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

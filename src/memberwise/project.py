@@ -1,0 +1,219 @@
+"""The project file: read it, check it, and say where a mistake is and how to mend it."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError
+
+from memberwise.errors import ConfigError
+from memberwise.ranking.config import RankerConfig, TrainingConfig
+from memberwise.schema import Schema
+
+
+class ProjectConfig(Schema):
+    """A project: what the log means, what ranker to train on it, and how."""
+
+    ranker: RankerConfig = Field(RankerConfig(), description="What the ranker is made of.")
+    training: TrainingConfig = Field(TrainingConfig(), description="How it is trained.")
+    output: str = Field("runs", description="Directory for runs and bundles, relative to the project file.")
+
+
+class Project:
+    """A checked project and the directory that its relative paths start from.
+
+    Parameters
+    ----------
+    config
+        The settings.
+    base : Path
+        Directory of the project file.
+    """
+
+    def __init__(self, config: ProjectConfig, base: Path) -> None:
+        self.config, self.base = config, base
+
+    def __repr__(self) -> str:
+        return f"Project({self.config.name!r}, tasks={list(self.config.task_names)}, base={str(self.base)!r})"
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a project file (YAML), or the ``project.yaml`` of a directory.
+
+        Raises
+        ------
+        ConfigError
+            Names the file, the line, the key and the likely fix.
+        """
+        path = Path(path)
+        if path.is_dir():
+            path = path / "project.yaml"
+        try:
+            text = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(
+                f"cannot be read: {error.strerror}",
+                where=str(path),
+                fix="make one with: memberwise init YOUR_EVENTS.parquet",
+            ) from error
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"is not UTF-8 text: {error.reason}", where=str(path)) from error
+        values, marks = _parse(text, path)
+        return cls(_validate(values, str(path), marks), path.parent)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], base: str | Path = ".") -> Self:
+        """A project from plain values, as a YAML file would hold them."""
+        return cls(_validate(dict(values), "project", {}), Path(base))
+
+    @property
+    def output(self) -> Path:
+        """Directory of this project's runs and bundles."""
+        return self.base / self.config.output / self.config.name
+
+    @property
+    def bundles(self) -> Path:
+        """Directory of the saved versions."""
+        return self.output / "bundles"
+
+    def to_dict(self) -> dict[str, Any]:
+        """All settings, defaults included, as plain values."""
+        return json.loads(self.config.model_dump_json())  # type: ignore[no-any-return]
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of the project file, for completion and checks in an editor."""
+    schema = ProjectConfig.model_json_schema()
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **schema,
+        "title": "memberwise project",
+    }
+
+
+Marks = dict[tuple[str | int, ...], int]
+"""Line of each key in the file."""
+
+
+def _parse(text: str, path: Path) -> tuple[dict[str, Any], Marks]:
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error)
+        raise ConfigError(f"is not YAML: {problem}", where=f"{path}{line}") from error
+    if not isinstance(values, dict):
+        raise ConfigError("holds no settings", where=str(path), fix="start with: events:, entities:, tasks:")
+    marks: Marks = {}
+    _collect(node, (), marks, path)
+    return values, marks
+
+
+def _collect(node: yaml.Node | None, at: tuple[str | int, ...], marks: Marks, path: Path) -> None:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            name = (*at, key.value)
+            if name in marks:
+                raise ConfigError(
+                    f"the key {key.value!r} stands twice", where=f"{path}, line {key.start_mark.line + 1}"
+                )
+            marks[name] = key.start_mark.line + 1
+            _collect(value, name, marks, path)
+    elif isinstance(node, yaml.SequenceNode):
+        for i, value in enumerate(node.value):
+            marks[(*at, i)] = value.start_mark.line + 1
+            _collect(value, (*at, i), marks, path)
+
+
+def _validate(values: dict[str, Any], where: str, marks: Marks) -> ProjectConfig:
+    try:
+        return ProjectConfig.model_validate(values)
+    except ValidationError as error:
+        found = error.errors(include_url=False)
+        messages = [_explain(e, marks) for e in found[:5]]
+        if len(found) > 5:
+            messages.append(f"... and {len(found) - 5} more")
+        raise ConfigError("\n  ".join(messages), where=where) from None
+
+
+def _explain(error: Mapping[str, Any], marks: Marks) -> str:
+    """One mistake in words: line, key, what is wrong, and the nearest key there is."""
+    location = tuple(error["loc"])
+    plain = _without_tags(location)
+    line = next((marks[plain[:n]] for n in range(len(plain), 0, -1) if plain[:n] in marks), None)
+    key = ".".join(str(p) for p in plain)
+    prefix = (f"line {line}: " if line else "") + (f"{key}: " if key else "")
+    match error["type"]:
+        case "extra_forbidden":
+            known = sorted(_keys_at(location[:-1]))
+            close = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
+            hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
+            return f"{prefix}unknown key; {hint}"
+        case "missing":
+            return f"{prefix}this key is needed"
+        case "union_tag_invalid":
+            tag, expected = error["ctx"]["tag"], error["ctx"]["expected_tags"]
+            close = difflib.get_close_matches(str(tag), [e.strip("' ") for e in expected.split(",")], n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"use one of {expected}"
+            return f"{prefix}{tag!r} is not known; {hint}"
+        case "union_tag_not_found":
+            return f"{prefix}say what it is with the key {error['ctx']['discriminator']}"
+        case "value_error":
+            return prefix + str(error["ctx"]["error"])
+        case _:
+            return f"{prefix}{error['msg']} (got {error['input']!r})"
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """All pydantic models inside an annotation."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    elif get_origin(annotation) is not None or isinstance(
+        annotation, types.UnionType | type(Union[int, str])
+    ):
+        for part in get_args(annotation):
+            yield from _models(part)
+
+
+def _walk(location: Sequence[str | int]) -> Iterator[tuple[list[type[BaseModel]], bool]]:
+    """The models that each step of a location may stand in, and whether the step is a union's tag."""
+    current: list[type[BaseModel]] = [ProjectConfig]
+    for part in location:
+        inner = [
+            m
+            for c in current
+            if part in c.model_fields
+            for m in _models(c.model_fields[str(part)].annotation)
+        ]
+        tagged = [c for c in current if part in _tags(c)]
+        field = any(part in c.model_fields for c in current)
+        yield current, bool(tagged) and not field
+        current = inner if field else (tagged or current)
+    yield current, False
+
+
+def _tags(model: type[BaseModel]) -> set[str]:
+    tags: set[str] = set()
+    for name in ("kind", "type"):
+        if name in model.model_fields and get_origin(model.model_fields[name].annotation) is Literal:
+            tags.update(get_args(model.model_fields[name].annotation))
+    return tags
+
+
+def _keys_at(location: Sequence[str | int]) -> set[str]:
+    *_, (models, _) = _walk(location)
+    return {name for m in models for name in m.model_fields}
+
+
+def _without_tags(location: Sequence[str | int]) -> tuple[str | int, ...]:
+    """The location as it stands in the file: pydantic adds the tag of a union to it."""
+    steps = list(_walk(location))
+    return tuple(part for part, (_, tag) in zip(location, steps, strict=False) if not tag)

@@ -1,0 +1,54 @@
+"""Settings of the ranker and of its training."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from memberwise.nn.cross import CrossConfig
+from memberwise.nn.mlp import MLPConfig
+from memberwise.ranking.wiring import Block
+from memberwise.schema import Model
+
+
+class RankerConfig(Model):
+    """What the ranker is made of."""
+
+    embedding_dim: int = Field(16, ge=1, le=1024, description="Width of the embedding tables.")
+    blocks: Annotated[list[Block], Field(min_length=1)] = Field(
+        [CrossConfig(), MLPConfig()], description="Interaction blocks, each sees the input."
+    )
+    stacked: bool = Field(False, description="Feed each block with the output of the one before instead.")
+    wide: bool = Field(True, description="A weight per id and task beside the deep part.")
+    batch_norm: bool = Field(True, description="Batch normalisation of the dense inputs.")
+    id_dropout: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="Share of ids shown as unseen in training, so that unseen ids are learned.",
+    )
+    input_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the embeddings.")
+
+
+class TrainingConfig(Model):
+    """How the ranker is trained."""
+
+    epochs: int = Field(10, ge=1)
+    batch_size: int = Field(1024, ge=1)
+    optimizer: Literal["adam", "adagrad"] = Field("adam", description="Of the dense part.")
+    lr: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.0, ge=0, description="Decoupled, of the dense part.")
+    sparse_optimizer: Literal["rowwise_adagrad", "lazy_adam"] = "rowwise_adagrad"
+    embedding_lr: float = Field(0.02, gt=0)
+    embedding_decay: float = Field(0.0, ge=0, description="Shrinkage of rows when they are touched.")
+    warmup: float = Field(0.05, ge=0, le=0.6, description="Share of all steps in which the rate grows.")
+    schedule: Literal["constant", "cosine"] = "cosine"
+    clip_norm: float | None = Field(1.0, gt=0, description="Limit of the norm of the dense gradient.")
+    metric: Literal["log_loss", "auc", "normalised_entropy"] = Field(
+        "log_loss", description="Mean over tasks on valid; decides when to stop and which weights are kept."
+    )
+    evaluations_per_epoch: int = Field(2, ge=1, description="How often valid is scored.")
+    patience: int = Field(4, ge=1, description="Evaluations without a better metric before training stops.")
+    checkpoint_seconds: float = Field(60.0, ge=0, description="Time between checkpoints for --resume.")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")

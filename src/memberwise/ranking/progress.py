@@ -1,0 +1,83 @@
+"""What a person sees of a training: a bar with speed and time left, and TensorBoard if it is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class ProgressBar:
+    """A bar for each stage: preparing rows, then training with rows per second and the last metrics."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._bar = Progress(
+            TextColumn("{task.description:<10}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console or Console(stderr=True),
+        )
+        self._stages: dict[str, TaskID] = {}
+        self._rows, self._since = 0, time.monotonic()
+        self._metric = ""
+
+    def __enter__(self) -> ProgressBar:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def stage(self, what: str, done: int, of: int) -> None:
+        """How far a stage of the preparation has come."""
+        self._update(what, done, of, "")
+
+    def record(self, record: Mapping[str, Any]) -> None:
+        """A record of the training log."""
+        if record["split"] == "valid":
+            star = " *" if record.get("best") else ""
+            self._metric = f"valid log-loss {record['log_loss']:.4f} AUC {record['auc']:.4f}{star}"
+
+    def progress(self, step: int, steps: int, rows: int) -> None:
+        """A step of the training."""
+        self._rows += rows
+        speed = self._rows / max(time.monotonic() - self._since, 1e-9)
+        self._update("train", step, steps, f"{speed:,.0f} rows/s  {self._metric}")
+
+    def _update(self, what: str, done: int, of: int, note: str) -> None:
+        if what not in self._stages:
+            self._stages[what] = self._bar.add_task(what, total=of, note=note)
+            self._rows, self._since = 0, time.monotonic()
+        self._bar.update(self._stages[what], completed=done, total=of, note=note)
+
+
+class TensorBoard:
+    """Writes the training log as TensorBoard scalars."""
+
+    def __init__(self, folder: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # an optional dependency
+
+        self._writer = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+
+    @staticmethod
+    def installed() -> bool:
+        """Whether TensorBoard is there."""
+        return importlib.util.find_spec("tensorboard") is not None
+
+    def record(self, record: Mapping[str, Any]) -> None:
+        """A record of the training log."""
+        for key, value in record.items():
+            if isinstance(value, float) and key != "cpu_seconds":
+                self._writer.add_scalar(f"{record['split']}/{key}", value, record["step"])  # type: ignore[no-untyped-call]
+        self._writer.flush()  # type: ignore[no-untyped-call]
+
+    def progress(self, step: int, steps: int, rows: int) -> None:
+        """Nothing: only records are written."""

@@ -1,0 +1,196 @@
+"""The ranker: from a batch to one logit per task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from memberwise.data.batch import Batch
+from memberwise.data.layout import HistoryField, IdField, Layout
+from memberwise.data.vocabulary import FIRST, UNSEEN
+from memberwise.nn.embedding import FusedEmbedding, masked_mean
+from memberwise.ranking.config import RankerConfig
+from memberwise.ranking.wiring import history_encoder
+
+PAD_TO = 16  # widths that enter a matrix product; odd widths cost up to 40 % on CPUs
+
+
+class Ranker(nn.Module):
+    """Embeddings, numbers, history and vectors, crossed and mixed, into a logit per task.
+
+    ``x0 = [e_1 | ... | e_F | dense | history | vectors]``, ``h = [block_1(x0) | block_2(x0) | ...]``,
+    ``logits = W h + b + sum_f wide_f``
+
+    Parameters
+    ----------
+    layout
+        What a batch holds.
+    rows : dict of str to int
+        Rows of each embedding table.
+    vector_dims : dict of str to int
+        Widths of the entity embeddings that are features.
+    config
+        Blocks and widths.
+    seed
+        Of the initial weights.
+
+    References
+    ----------
+    LiRank (Borisyuk et al., 2024), section 2; DCN V2 (Wang et al., 2021); Wide & Deep (Cheng et al., 2016).
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        rows: Mapping[str, int],
+        vector_dims: Mapping[str, int],
+        config: RankerConfig,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.layout, self.config = layout, config
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self._build(rows, vector_dims)
+
+    def _build(self, rows: Mapping[str, int], vector_dims: Mapping[str, int]) -> None:
+        layout, config = self.layout, self.config
+        self._dim_of = {t.name: t.dim or config.embedding_dim for t in layout.tables}
+        self.embeddings = nn.ModuleDict()
+        for dim in sorted(set(self._dim_of.values())):
+            sizes = {t: rows[t] for t, d in self._dim_of.items() if d == dim}
+            self.embeddings[str(dim)] = FusedEmbedding(sizes, dim)
+        tasks = len(layout.tasks)
+        self.wide = FusedEmbedding({t.name: rows[t.name] for t in layout.tables}, tasks, std=0.0)
+        self.wide_bias = nn.Parameter(torch.zeros(tasks))
+        self.histories = nn.ModuleDict()
+        for h in layout.histories:
+            dims = self._dim_of[h.item_table], self._dim_of[h.action_table]
+            self.histories[h.name] = history_encoder(h.encoder, *dims)
+        dense = sum(1 + c.indicator for c in layout.dense)
+        self.norm = nn.BatchNorm1d(dense) if config.batch_norm and dense else nn.Identity()
+        self.drop = nn.Dropout(config.input_dropout)
+        width = sum(self._dim_of[f.table] for f in layout.ids) + dense + sum(vector_dims.values())
+        width += sum(m.out_dim for m in self.histories.values())  # type: ignore[misc]
+        self.padding = -width % PAD_TO
+        self.in_dim = width + self.padding
+        self.blocks = nn.ModuleList()
+        at, total = self.in_dim, 0
+        for block in config.blocks:
+            self.blocks.append(block.build(at))
+            out = int(self.blocks[-1].out_dim)  # type: ignore[arg-type]
+            total += out
+            at = out if config.stacked else at
+        self.out_dim = out if config.stacked else total
+        self.head = nn.Linear(self.out_dim, tasks)
+        nn.init.normal_(self.head.weight, std=0.01)
+        nn.init.zeros_(self.head.bias)
+        self._register_columns()
+
+    def _register_columns(self) -> None:
+        """Where each field's rows begin in the fused matrices, by column of the batch's ids."""
+        columns = [f for f in self.layout.ids for _ in range(f.width)]
+        offset = [self._table(f.table).offsets[f.table] for f in columns]
+        wide = [self.wide.offsets[f.table] for f in columns]
+        self.register_buffer("_offset", torch.tensor(offset, dtype=torch.int32), persistent=False)
+        self.register_buffer("_wide_offset", torch.tensor(wide, dtype=torch.int32), persistent=False)
+
+    def _table(self, name: str) -> FusedEmbedding:
+        return self.embeddings[str(self._dim_of[name])]  # type: ignore[return-value]
+
+    @property
+    def sparse_tables(self) -> list[FusedEmbedding]:
+        """The tables that a sparse optimiser trains."""
+        return [*self.embeddings.values(), self.wide] if self.config.wide else list(self.embeddings.values())  # type: ignore[list-item]
+
+    def set_prior(self, rates: Tensor) -> None:
+        """Start from the label rate of each task: the first step need not learn it."""
+        with torch.no_grad():
+            self.wide_bias.copy_(torch.logit(rates.clamp(1e-4, 1 - 1e-4)))
+
+    # -- forward ----------------------------------------------------------------------------------
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits of a batch, ``[B, T]``."""
+        ids = self._dropped(batch.ids)
+        logits = self.head(self.mix(self.inputs(batch, ids))) + self.wide_bias
+        if self.config.wide and self.layout.ids:
+            logits = logits + self._wide_logits(ids)
+        return logits
+
+    def _dropped(self, ids: Tensor) -> Tensor:
+        """In training, a share of the ids shown as unseen."""
+        if not self.training or not self.config.id_dropout:
+            return ids
+        drop = torch.rand(ids.shape, device=ids.device) < self.config.id_dropout
+        return torch.where(drop & (ids >= FIRST), UNSEEN, ids)
+
+    def inputs(self, batch: Batch, ids: Tensor | None = None) -> Tensor:
+        """The input of the blocks, ``x0: [B, in_dim]``."""
+        ids = batch.ids if ids is None else ids
+        fields = self._fields(ids)
+        parts = [self.drop(torch.cat(list(fields.values()), 1))] if fields else []
+        if batch.dense.shape[1]:
+            parts.append(self.norm(batch.dense))
+        parts += [self._history(batch, h, fields) for h in self.layout.histories]
+        parts += list(batch.vectors.values())
+        if self.padding:
+            parts.append(batch.dense.new_zeros(len(ids), self.padding))
+        return torch.cat(parts, 1)
+
+    def mix(self, x0: Tensor) -> Tensor:
+        """The interaction blocks, ``[B, in_dim] -> [B, out_dim]``."""
+        if self.config.stacked:
+            for block in self.blocks:
+                x0 = block(x0)
+            return x0
+        outputs = [block(x0) for block in self.blocks]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1)
+
+    def _fields(self, ids: Tensor) -> dict[str, Tensor]:
+        """Embedding of every id field, ``[B, D]`` each: one gather per width for all single values."""
+        rows = torch.where(ids >= 0, ids + self._offset, 0)
+        found: dict[str, Tensor] = {}
+        for dim, table in self.embeddings.items():
+            mine = [f for f in self.layout.ids if str(self._dim_of[f.table]) == dim]
+            if not mine:
+                continue
+            columns = [c for f in mine for c in range(f.start, f.start + f.width)]
+            block = rows if len(columns) == rows.shape[1] else rows[:, columns]
+            values = table(block)
+            at = 0
+            for f in mine:
+                piece = values[:, at : at + f.width]
+                present = block[:, at : at + f.width] > 0
+                found[f.name] = piece.squeeze(1) if f.width == 1 else masked_mean(piece, present)
+                at += f.width
+        return {f.name: found[f.name] for f in self.layout.ids}
+
+    def _history(self, batch: Batch, field: HistoryField, fields: Mapping[str, Tensor]) -> Tensor:
+        history = batch.histories[field.name]
+        mask = history.items >= 0
+        items = self._lookup(field.item_table, history.items, mask)
+        actions = self._lookup(field.action_table, history.actions, mask)
+        candidate = self._candidate(field, fields)
+        return self.histories[field.name](items, actions, history.ages, mask, candidate)  # type: ignore[no-any-return]
+
+    def _lookup(self, name: str, rows: Tensor, mask: Tensor) -> Tensor:
+        table = self._table(name)
+        return table(torch.where(mask, rows + table.offsets[name], 0))  # type: ignore[no-any-return]
+
+    def _candidate(self, field: HistoryField, fields: Mapping[str, Tensor]) -> Tensor | None:
+        """Embedding of the row's own item, if an id field shares the history's table."""
+        shared: list[IdField] = [f for f in self.layout.ids if f.table == field.item_table and f.width == 1]
+        return fields[shared[0].name] if shared else None
+
+    def _wide_logits(self, ids: Tensor) -> Tensor:
+        """Sum of the weights of all ids, several values of a field sharing one weight. ``[B, T]``"""
+        values = self.wide(torch.where(ids >= 0, ids + self._wide_offset, 0))
+        share = (ids >= 0).to(values.dtype)
+        for f in self.layout.ids:
+            if f.width > 1:
+                columns = slice(f.start, f.start + f.width)
+                share[:, columns] /= share[:, columns].sum(1, keepdim=True).clamp_min(1.0)
+        return torch.bmm(share.unsqueeze(1), values).squeeze(1)

@@ -1,0 +1,391 @@
+"""`Recommender`: a fitted version that evaluates, ranks, and moves forward with new events."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from memberwise import bundle
+from memberwise.data.events import TIME, is_entity_column
+from memberwise.data.files import Source
+from memberwise.data.frame import Frame
+from memberwise.data.log import EventLog
+from memberwise.data.negatives import NegativeSampler
+from memberwise.data.pipeline import FeaturePipeline
+from memberwise.data.prepare import Prepared, Progress, check_new_events
+from memberwise.errors import ConfigError, DataError
+from memberwise.project import Project
+from memberwise.ranking.baselines import BASELINES, applicable
+from memberwise.ranking.predict import predict, predict_arrays
+from memberwise.ranking.ranker import Ranker
+from memberwise.ranking.trainer import Watcher
+from memberwise.recommender import storing
+from memberwise.recommender.evaluating import OURS, context, predictions
+from memberwise.recommender.fitting import loader, prepared_rows, train
+from memberwise.recommender.seen import Seen
+from memberwise.report import Report
+from memberwise.schema import feature_columns, to_micros
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+class Recommender:
+    """A fitted version of a project.
+
+    Make one with `fit` or `load`. Versions do not change: `update` returns a new one.
+
+    Attributes
+    ----------
+    project
+        What it was fitted for.
+    ranker
+        The model.
+    pipeline
+        Encoders, and aggregates and histories as of the last event seen.
+    seen
+        Train rows of every member and item.
+    summary, log, fit_seconds
+        What happened during the fit.
+
+    Examples
+    --------
+    ::
+
+        project = mw.Project.load("project.yaml")
+        rec = mw.Recommender.fit(project)
+        report = rec.evaluate()
+        newer = rec.update("events/2013-09-01.parquet")
+        newer.rank(member="17", items=["0816692", "1300854"], k=10)
+    """
+
+    def __init__(
+        self,
+        project: Project,
+        ranker: Ranker,
+        pipeline: FeaturePipeline,
+        seen: Seen,
+        negatives: NegativeSampler | None,
+        summary: dict[str, Any],
+        log: Sequence[Mapping[str, Any]],
+        fit_seconds: float,
+    ) -> None:
+        self.project, self.ranker, self.pipeline, self.seen = project, ranker, pipeline, seen
+        self.negatives, self.summary, self.log, self.fit_seconds = negatives, summary, list(log), fit_seconds
+        self.version: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Recommender({self.project.config.name!r}, version={self.version}, as_of={self.as_of})"
+
+    @property
+    def as_of(self) -> datetime | None:
+        """Time of the last event that this version has seen (UTC)."""
+        moment = self.pipeline.last_event
+        return pl.Series([moment], dtype=pl.Int64).cast(pl.Datetime("us", "UTC"))[0] if moment else None
+
+    # -- make, save, load -------------------------------------------------------------------------
+
+    @classmethod
+    def fit(
+        cls,
+        project: Project,
+        *,
+        resume: bool = False,
+        watchers: Sequence[Watcher] = (),
+        progress: Progress = lambda what, done, of: None,
+    ) -> Self:
+        """Prepare the project's log and train its ranker.
+
+        Parameters
+        ----------
+        project
+            What to fit.
+        resume
+            Go on from the last checkpoint of an interrupted fit; the result is the same as without the stop.
+        watchers, progress
+            See the training and the preparation go by.
+
+        Raises
+        ------
+        DataError, ConfigError
+            If the log does not hold what the project says.
+        """
+        started = time.monotonic()
+        project.output.mkdir(parents=True, exist_ok=True)
+        prepared = prepared_rows(project, progress)
+        trainer = train(project, prepared, resume=resume, watchers=watchers)
+        return cls(
+            project,
+            trainer.ranker.cpu(),
+            prepared.pipeline,
+            Seen.of(prepared.packed.rows("train")),
+            prepared.negatives,
+            prepared.summary,
+            trainer.records,
+            time.monotonic() - started,
+        )
+
+    def save(self, bundles: str | Path | None = None) -> Path:
+        """Publish as a new version and make it current.
+
+        Parameters
+        ----------
+        bundles
+            Directory of all versions; default: that of the project.
+
+        Returns
+        -------
+        Path
+            Directory of the version.
+        """
+        directory = Path(bundles) if bundles is not None else self.project.bundles
+        parent = directory / self.version if self.version else None
+        info = {"name": self.project.config.name, "as_of": str(self.as_of), "fit_seconds": self.fit_seconds}
+        path = bundle.publish(directory, lambda folder: storing.write(self, folder), info, parent)
+        self.version = path.name
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Load a version: ``bundles/000001``, ``bundles/current`` or ``bundles``.
+
+        Raises
+        ------
+        BundleError
+            If a file is missing, truncated, altered, or of a newer format.
+        """
+        folder = bundle.resolve(Path(path))
+        bundle.verify(folder)
+        rec = cls(*storing.read(folder))
+        rec.version = folder.name
+        return rec
+
+    # -- evaluate ---------------------------------------------------------------------------------
+
+    def evaluate(
+        self, events: Source | None = None, *, baselines: bool | Sequence[str] = False, draws: int = 1000
+    ) -> Report:
+        """Score events with labels and report how well the ranking agrees.
+
+        Parameters
+        ----------
+        events
+            Files or a table; default: the test split of the project's log. Rows see the past exactly as the
+            declared delays allow, events of the same call included. This version does not change.
+        baselines
+            Also fit the simple models (all that apply, or those named) on the same rows; needs the project's log.
+        draws
+            Bootstrap draws of members behind the intervals.
+
+        Raises
+        ------
+        DataError
+            If the events lack columns, or too many rows are unusable.
+        """
+        notes: list[str] = []
+        if events is None:
+            prepared = self._prepared()
+            arrays: Arrays = dict(prepared.packed.rows("test"))
+            scores = {OURS: predict(self.ranker, loader(prepared, "test", 8192))}
+        else:
+            arrays = self._score_events(events, notes)
+            scores = {OURS: arrays.pop("scores")}  # type: ignore[dict-item]
+        for name in self._baseline_names(baselines):
+            prepared = self._prepared()
+            fitted = BASELINES[name].fit(
+                prepared.packed.rows("train"), prepared.packed.rows("valid"), prepared.pipeline.layout
+            )
+            scores[name] = fitted(arrays)  # type: ignore[assignment]
+        about = context(self, arrays, list(scores), notes)
+        return Report.build(
+            predictions(self, arrays, scores), context=about, draws=draws, seed=self.project.config.seed
+        )
+
+    def _baseline_names(self, baselines: bool | Sequence[str]) -> list[str]:
+        if isinstance(baselines, bool):
+            return applicable(self.pipeline.layout) if baselines else []
+        for name in baselines:
+            if name not in BASELINES:
+                raise ConfigError(f"{name!r} is not a baseline", fix=f"use one of: {', '.join(BASELINES)}")
+        return list(baselines)
+
+    def _prepared(self) -> Prepared:
+        """The packed rows of the project's own log."""
+        return prepared_rows(self.project)
+
+    def _score_events(self, events: Source, notes: list[str]) -> Arrays:
+        """Arrays of labelled events with their ``scores``, each row seeing only its past."""
+        with TemporaryDirectory() as work:
+            sampler = self._sampler()
+            log, rejects = check_new_events(self.project.config, events, Path(work), None, sampler)
+            first = int(log.times()[0])
+            pipeline = self._pipeline_before(first, notes)
+            parts: list[Arrays] = []
+            for chunk in log.chunks():
+                arrays: Arrays = pipeline.batch_arrays(pipeline.absorb(chunk)) | pipeline.labels(chunk)
+                arrays["scores"] = predict_arrays(self.ranker, arrays)
+                parts.append(arrays)
+        if rejects.total:
+            notes.append(
+                f"{rejects.total:,} of {rejects.read:,} rows could not be used: {dict(rejects.counts)}"
+            )
+        return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
+
+    def _sampler(self) -> NegativeSampler | None:
+        if self.negatives is None:
+            return None
+        copy = NegativeSampler(self.project.config)
+        copy.load_arrays(self.negatives.to_arrays())
+        return copy
+
+    def _pipeline_before(self, moment: int, notes: list[str]) -> FeaturePipeline:
+        """The features as of a moment: this version's, or, for older events, replayed from the log."""
+        if moment >= (self.pipeline.last_event or 0):
+            return self.pipeline.copy()
+        notes.append(
+            "The events are not newer than what this version has seen: their features were rebuilt from the "
+            "project's log, and some of the rows may have been trained on."
+        )
+        with TemporaryDirectory() as work:
+            config = self.project.config
+            log, _ = check_new_events(
+                config,
+                config.events.path,
+                Path(work),
+                self.project.base,
+                NegativeSampler(config) if config.negatives else None,
+            )
+            return self._replay(log, moment)
+
+    def _replay(self, log: EventLog, moment: int) -> FeaturePipeline:
+        pipeline = self.pipeline.copy(empty=True)
+        for chunk in log.chunks():
+            past = chunk.filter(pl.col(TIME) < moment)
+            if len(past):
+                pipeline.absorb(past)
+                pipeline.settle()
+        return pipeline
+
+    # -- rank -------------------------------------------------------------------------------------
+
+    def rank(
+        self,
+        member: str | int,
+        items: Sequence[str | int] | None = None,
+        k: int | None = 10,
+        *,
+        at: datetime | None = None,
+        context: Mapping[str, Any] | None = None,
+    ) -> pl.DataFrame:
+        """Order items for a member, best first.
+
+        Parameters
+        ----------
+        member
+            Id; one never seen gets what is known of new members.
+        items
+            Candidates; default: all of the item table.
+        k
+            How many to return; None for all.
+        at
+            Moment of the request (UTC if it has no zone); default: just after the last event seen.
+        context
+            Values of the event columns that features read (one value, or one per item).
+
+        Returns
+        -------
+        polars.DataFrame
+            ``item``, ``score`` and one probability per task. The score is the sum of the probabilities times
+            the tasks' ``utility``.
+
+        Raises
+        ------
+        DataError
+            If a column that a feature needs is not in `context`, or the moment is before the last event seen.
+        """
+        candidates = self._candidates(items)
+        rows = self._request(member, candidates, at, dict(context or {}))
+        arrays = self.pipeline.batch_arrays(Frame(rows, self.project.config, self.pipeline.tables))
+        probabilities = predict_arrays(self.ranker, arrays)
+        utilities = np.array([t.utility for t in self.project.config.tasks], np.float32)
+        columns = {"item": candidates, "score": probabilities @ utilities}
+        columns |= {t: probabilities[:, i] for i, t in enumerate(self.project.config.task_names)}
+        ranked = pl.DataFrame(columns).sort("score", descending=True, maintain_order=True)
+        return ranked if k is None else ranked.head(k)
+
+    def _candidates(self, items: Sequence[str | int] | None) -> pl.Series:
+        if items is not None:
+            if len(items) == 0:
+                raise DataError("no items are given to rank")
+            return pl.Series("item", [str(i) for i in items])
+        if "item" not in self.pipeline.tables:
+            raise DataError("no items are given, and the project has no item table", fix="pass items=[...]")
+        return self.pipeline.tables["item"].ids.cast(pl.String).alias("item")
+
+    def _request(
+        self, member: str | int, items: pl.Series, at: datetime | None, context: dict[str, Any]
+    ) -> pl.DataFrame:
+        """Rows without labels for one request."""
+        config, n = self.project.config, len(items)
+        moment = (self.pipeline.last_event or 0) + 1 if at is None else to_micros(at)
+        columns: dict[str, Any] = {TIME: np.full(n, moment, np.int64)}
+        context[config.entities["member"].id] = str(member)
+        context[config.entities["item"].id] = items
+        for name in self._needed_columns():
+            if name not in context:
+                raise DataError(
+                    f"a feature reads the event column {name!r}",
+                    where="context",
+                    fix=f"pass context={{{name!r}: ...}}",
+                )
+            value = context[name]
+            columns[name] = value if isinstance(value, pl.Series | list | np.ndarray) else [value] * n
+        return pl.DataFrame(columns)
+
+    def _needed_columns(self) -> list[str]:
+        """Event columns that scoring reads (what only aggregates count is not among them)."""
+        config = self.project.config
+        wanted = [e.id for n, e in config.entities.items() if n in ("member", "item") or e.path is not None]
+        wanted += [c for f in config.features for c in feature_columns(f) if f.kind != "history"]
+        wanted += [c for a in config.aggregates for c in a.by]
+        return [c for c in dict.fromkeys(wanted) if not is_entity_column(config, c)]
+
+    # -- move forward -----------------------------------------------------------------------------
+
+    def update(self, events: Source) -> Recommender:
+        """A new version whose aggregates and histories know further events; the ranker's weights stay.
+
+        Raises
+        ------
+        DataError
+            If an event is older than what this version has seen: each event counts once, in time order.
+        """
+        with TemporaryDirectory() as work:
+            sampler = self._sampler()
+            log, _ = check_new_events(self.project.config, events, Path(work), None, sampler)
+            first, last = int(log.times()[0]), self.pipeline.last_event
+            if last is not None and first <= last:
+                raise DataError(
+                    f"the events begin at {_when(first)}, this version has seen events up to {_when(last)}",
+                    fix="give only events that are newer: each counts once",
+                )
+            pipeline = self.pipeline.copy()
+            for chunk in log.chunks():
+                pipeline.absorb(chunk)
+                pipeline.settle()
+        newer = Recommender(
+            self.project, self.ranker, pipeline, self.seen, sampler, self.summary, self.log, self.fit_seconds
+        )
+        newer.version = self.version
+        return newer
+
+
+def _when(us: int) -> str:
+    return str(pl.Series([us]).cast(pl.Datetime("us"))[0]) + " UTC"

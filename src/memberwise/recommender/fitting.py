@@ -1,0 +1,105 @@
+"""From a project to prepared rows and a trained ranker."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from memberwise.data.arrays import load_arrays, save_arrays
+from memberwise.data.events import Rejects
+from memberwise.data.frame import load_entity_tables
+from memberwise.data.loader import Loader
+from memberwise.data.negatives import NegativeSampler
+from memberwise.data.packed import PackedRows
+from memberwise.data.pipeline import FeaturePipeline
+from memberwise.data.prepare import Prepared, Progress, fingerprint, prepare
+from memberwise.errors import MemberwiseError
+from memberwise.project import Project
+from memberwise.ranking.ranker import Ranker
+from memberwise.ranking.trainer import Trainer, Watcher
+
+_STATE, _SUMMARY = "pipeline.safetensors", "prepared.json"
+
+
+def prepared_rows(project: Project, progress: Progress = lambda what, done, of: None) -> Prepared:
+    """The packed rows of a project's log: made once, found again as long as nothing has changed.
+
+    Other settings of the ranker or of training need no new preparation; another schema or other files do.
+    """
+    name = fingerprint(project.config, project.base)
+    work = project.output / "cache" / name
+    if (work / _SUMMARY).is_file():
+        try:
+            return _load(project, work)
+        except MemberwiseError:
+            shutil.rmtree(work)  # a damaged cache is made again
+    shutil.rmtree(project.output / "cache", ignore_errors=True)
+    prepared = prepare(project.config, work, project.base, progress=progress)
+    if (rejected := prepared.rejects.table()) is not None:
+        rejected.write_parquet(project.output / "rejects.parquet")
+    parts = prepared.pipeline.to_arrays()
+    if prepared.negatives is not None:
+        parts["negatives"] = prepared.negatives.to_arrays()
+    save_arrays(work / _STATE, parts)
+    meta = {"train_end": prepared.pipeline.train_end, "summary": prepared.summary}
+    (work / _SUMMARY).write_text(json.dumps(meta))
+    return prepared
+
+
+def _load(project: Project, work: Path) -> Prepared:
+    meta = json.loads((work / _SUMMARY).read_text())
+    parts = load_arrays(work / _STATE)
+    tables = load_entity_tables(project.config, project.base)
+    pipeline = FeaturePipeline(project.config, tables, meta["train_end"], project.base)
+    pipeline.load_arrays(parts)
+    sampler = None
+    if project.config.negatives is not None:
+        sampler = NegativeSampler(project.config)
+        sampler.load_arrays(parts["negatives"])
+    return Prepared(PackedRows(work / "packed"), pipeline, sampler, Rejects(), meta["summary"])
+
+
+def new_ranker(project: Project, pipeline: FeaturePipeline) -> Ranker:
+    """An untrained ranker for a project."""
+    rows = {name: v.rows for name, v in pipeline.vocabularies.items()}
+    dims = {name: v.dim for name, v in pipeline.vectors.items()}
+    return Ranker(pipeline.layout, rows, dims, project.config.ranker, seed=project.config.seed)
+
+
+def loader(
+    prepared: Prepared, split: str, batch_size: int, *, seed: int = 0, shuffle: bool = False
+) -> Loader:
+    """Batches of one split."""
+    gather = prepared.pipeline.gather_vectors if prepared.pipeline.vectors else None
+    return Loader(
+        prepared.packed.rows(split),
+        prepared.pipeline.layout,
+        batch_size,
+        seed,
+        shuffle=shuffle,
+        gather_vectors=gather,
+    )
+
+
+def train(project: Project, prepared: Prepared, *, resume: bool, watchers: Sequence[Watcher]) -> Trainer:
+    """Train the project's ranker; the trainer returned holds the best weights and the log."""
+    config = project.config
+    # The seed of the project spreads to independent streams: shuffling and dropout.
+    order, dropout = (int(s.generate_state(1)[0]) for s in np.random.SeedSequence(config.seed).spawn(2))
+    trainer = Trainer(
+        new_ranker(project, prepared.pipeline),
+        loader(prepared, "train", config.training.batch_size, seed=order, shuffle=True),
+        loader(prepared, "valid", 8192),
+        config.training,
+        [t.loss_weight for t in config.tasks],
+        project.output / "run",
+        seed=dropout,
+        identity=fingerprint(config, project.base),
+        watchers=watchers,
+    )
+    trainer.fit(resume)
+    return trainer
