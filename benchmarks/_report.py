@@ -71,7 +71,8 @@ class Report:
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """Print a table; floats get three significant digits, the first column stands left."""
-        table = Table(title=title, title_justify="left")
+        self._console.print(f"\n{title}", style="bold")
+        table = Table()
         for i, column in enumerate(columns):
             table.add_column(column, justify="left" if i == 0 else "right")
         for row in rows:

@@ -94,7 +94,7 @@ def serve(peer: Peer) -> None:
         peer.epoch(list(take(count)))
         return count * int(state["batch"])
 
-    def score(path: str) -> None:
-        np.save(path, np.concatenate([peer.predict(batch) for batch in batches("test")]))
+    def score(path: str, part: str = "test") -> None:
+        np.save(path, np.concatenate([peer.predict(batch) for batch in batches(part)]))
 
     _child.serve({"setup": setup, "train": train, "score": score})
