@@ -7,7 +7,7 @@ import json
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, Union, get_args, get_origin
+from typing import Any, Literal, Self, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError
@@ -84,7 +84,7 @@ class Project:
 
     def to_dict(self) -> dict[str, Any]:
         """All settings, defaults included, as plain values."""
-        return json.loads(self.config.model_dump_json())  # type: ignore[no-any-return]
+        return json.loads(self.config.model_dump_json())
 
 
 def json_schema() -> dict[str, Any]:
@@ -177,7 +177,7 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     elif get_origin(annotation) is not None or isinstance(
-        annotation, types.UnionType | type(Union[int, str])
+        annotation, types.UnionType
     ):
         for part in get_args(annotation):
             yield from _models(part)

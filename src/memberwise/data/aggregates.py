@@ -91,7 +91,7 @@ class AggregateState:
         for j, column in enumerate(self.spec.distinct):
             pair = self._pair_index[j].add(combine(flat, frame.values(column)[row]))
             entries[f"pair{j}"] = pair
-            self._pair_count[j] = grown(self._pair_count[j], len(self._pair_index[j]))  # type: ignore[assignment]
+            self._pair_count[j] = grown(self._pair_count[j], len(self._pair_index[j]))
         self._make_room()
         self._pending.append(frame.times[:n], np.diff(offsets), {"value": self._values(frame)[:n]}, entries)
 
@@ -108,10 +108,10 @@ class AggregateState:
 
     def _make_room(self) -> None:
         size = len(self._index) + 1
-        self._sums = grown(self._sums, size)  # type: ignore[assignment]
-        self._at = grown(self._at, size)  # type: ignore[assignment]
-        self._last = grown(self._last, size, fill=NEVER)  # type: ignore[assignment]
-        self._distinct = [grown(d, size) for d in self._distinct]  # type: ignore[misc]
+        self._sums = grown(self._sums, size)
+        self._at = grown(self._at, size)
+        self._last = grown(self._last, size, fill=NEVER)
+        self._distinct = [grown(d, size) for d in self._distinct]
 
     # -- rows out ---------------------------------------------------------------------------------
 

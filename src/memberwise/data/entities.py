@@ -74,7 +74,7 @@ class EntityEmbeddings:
 
     def rows(self, hashes: U64) -> npt.NDArray[np.int32]:
         """Row of each hashed id, -1 where there is no vector."""
-        return self._index.find(hashes)  # type: ignore[attr-defined, no-any-return]
+        return self._index.find(hashes)  # type: ignore[attr-defined]
 
     def gather(self, rows: npt.NDArray[np.int32]) -> F32:
         """Vectors by row; row -1 is the zero vector. Shape [len(rows), d]."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import fsspec
 import polars as pl
@@ -24,7 +24,7 @@ _FORMATS = {
     ".ipc": "ipc",
 }
 
-Source = str | Path | Sequence[str | Path] | pl.DataFrame | pa.Table
+Source: TypeAlias = str | Path | Sequence[str | Path] | pl.DataFrame | pa.Table
 """What may stand for a table: paths of files, or a table in memory."""
 
 

@@ -90,7 +90,7 @@ def hash_lists(values: pl.Series, max_values: int) -> tuple[U64, npt.NDArray[np.
         hashed = hash_values(values)
         keep = hashed != MISSING
         return hashed[keep], np.concatenate([[0], np.cumsum(keep)]).astype(np.int64)
-    array = values.cast(pl.List(values.dtype.inner)).rechunk().to_arrow()  # type: ignore[union-attr]
+    array = values.cast(pl.List(values.dtype.inner)).rechunk().to_arrow()
     if isinstance(array, pa.ChunkedArray):
         array = array.combine_chunks()
     lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)

@@ -82,10 +82,10 @@ class HistoryState:
             keep = keep & (frame.times <= self.train_end)
         members = self._members.add(frame.ids("member")[keep])
         size = len(self._members)
-        self._ring_items = grown(self._ring_items, size)  # type: ignore[assignment]
-        self._ring_actions = grown(self._ring_actions, size)  # type: ignore[assignment]
-        self._ring_times = grown(self._ring_times, size)  # type: ignore[assignment]
-        self._total = grown(self._total, size)  # type: ignore[assignment]
+        self._ring_items = grown(self._ring_items, size)
+        self._ring_actions = grown(self._ring_actions, size)
+        self._ring_times = grown(self._ring_times, size)
+        self._total = grown(self._total, size)
         columns: Arrays = {
             "member": members,
             "item": frame.values(self.item_column)[keep],

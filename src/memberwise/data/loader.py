@@ -1,4 +1,4 @@
-"""Batches from packed rows: shuffled deterministically, prefetched by a thread, resumable, sharded by rank."""
+"""Batches from packed rows: shuffled by a seed, prefetched by a thread, resumable, sharded by rank."""
 
 from __future__ import annotations
 

@@ -98,17 +98,17 @@ class NegativeSampler:
         _, first = np.unique(pairs[new], return_index=True)  # new pairs in the order of their codes
         self._names = pl.concat([self._names, names[new[first]].alias("item")])
         self._hashes = np.concatenate([self._hashes, items[new[first]]])
-        self._last = grown(self._last, len(self._pairs))  # type: ignore[assignment]
-        self._listed = grown(self._listed, len(self._pairs))  # type: ignore[assignment]
-        self._start = grown(self._start, len(self._groups))  # type: ignore[assignment]
-        self._size = grown(self._size, len(self._groups))  # type: ignore[assignment]
-        self._room = grown(self._room, len(self._groups))  # type: ignore[assignment]
+        self._last = grown(self._last, len(self._pairs))
+        self._listed = grown(self._listed, len(self._pairs))
+        self._start = grown(self._start, len(self._groups))
+        self._size = grown(self._size, len(self._groups))
+        self._room = grown(self._room, len(self._groups))
         return groups, pairs
 
     def _make_room(self, events: int) -> None:
         """Lists double when full: four times their final size bounds what a chunk can use up."""
         need = int(self._used[0]) + 4 * (int(self._size.sum()) + events)
-        self._pool = grown(self._pool, need)  # type: ignore[assignment]
+        self._pool = grown(self._pool, need)
 
     def statement(self) -> str:
         """One sentence for the report."""
@@ -116,8 +116,8 @@ class NegativeSampler:
         short = self.positives * self.spec.per_positive - self.drawn
         left = f"; {short:,} could not be drawn for want of available items" if short else ""
         return (
-            f"{self.drawn:,} negatives were drawn for {self.positives:,} events ({self.spec.per_positive} each, "
-            f"{self.spec.draw}, from items seen strictly before{where}){left}"
+            f"{self.drawn:,} negatives were drawn for {self.positives:,} events "
+            f"({self.spec.per_positive} each, {self.spec.draw}, from items seen strictly before{where}){left}"
         )
 
     def to_arrays(self) -> Arrays:

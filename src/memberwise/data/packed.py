@@ -86,7 +86,7 @@ class PackedWriter:
         for name, values in chunk.items():
             if name not in self.arrays:
                 file = self._partial / f"{len(self.arrays)}.npy"
-                self.arrays[name] = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
+                self.arrays[name] = np.lib.format.open_memmap(
                     file, mode="w+", dtype=values.dtype, shape=(self.rows, *values.shape[1:])
                 )
             self.arrays[name][self._at : self._at + size] = values
@@ -95,9 +95,7 @@ class PackedWriter:
     def add(self, name: str, dtype: npt.DTypeLike, width: int) -> npt.NDArray[Any]:
         """A further array, zero, to be filled in place."""
         file = self._partial / f"{len(self.arrays)}.npy"
-        self.arrays[name] = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
-            file, mode="w+", dtype=dtype, shape=(self.rows, width)
-        )
+        self.arrays[name] = np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=(self.rows, width))
         return self.arrays[name]
 
     def publish(self, splits: Mapping[str, tuple[int, int]], leave_out: tuple[str, ...] = ()) -> PackedRows:

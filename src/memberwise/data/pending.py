@@ -103,9 +103,9 @@ class Pending:
 
     def load_arrays(self, state: Arrays) -> None:
         """The inverse of `to_arrays`."""
-        self.times, self.offsets = state["times"], state["offsets"]  # type: ignore[assignment]
+        self.times, self.offsets = state["times"], state["offsets"]
         self.done = np.array(state["done"], np.int64)
-        self.past_before = int(state["past_before"][0])  # type: ignore[call-overload]
+        self.past_before = int(state["past_before"][0])
         self.columns = {k: state[f"column.{k}"] for k in self.columns}
         self.entries = {k: state[f"entry.{k}"] for k in self.entries}
 

@@ -83,7 +83,8 @@ def split_bounds(times: npt.NDArray[np.int64], schema: Schema) -> dict[str, tupl
     for name, (first, last) in parts.items():
         if last <= first:
             raise DataError(
-                f"the split leaves no rows for {name}: {n:,} rows from {_when(times[0])} to {_when(times[-1])}",
+                f"the split leaves no rows for {name}: the log has {n:,} rows from {_when(times[0])} "
+                f"to {_when(times[-1])}",
                 where="split",
                 fix="give more data, or other shares or dates",
             )

@@ -59,7 +59,7 @@ class Optimizers:
             group["lr"] = factor * self.config.lr
         self.sparse.lr = factor * self.config.embedding_lr
         self.dense.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         scale = 1.0
         if self.config.clip_norm is not None:
             grads = [p.grad for p in self.parameters if p.grad is not None]

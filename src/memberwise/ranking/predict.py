@@ -31,4 +31,4 @@ def predict_arrays(ranker: Ranker, arrays: Mapping[str, npt.NDArray[Any]]) -> np
     ranker.eval()
     with torch.inference_mode():
         batch = Batch.from_arrays(arrays, ranker.layout).to(device)
-        return torch.sigmoid(ranker(batch)).cpu().numpy()  # type: ignore[no-any-return]
+        return torch.sigmoid(ranker(batch)).cpu().numpy()

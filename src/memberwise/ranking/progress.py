@@ -65,7 +65,7 @@ class TensorBoard:
     def __init__(self, folder: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter  # an optional dependency
 
-        self._writer = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(str(folder))
 
     @staticmethod
     def installed() -> bool:
@@ -76,8 +76,8 @@ class TensorBoard:
         """A record of the training log."""
         for key, value in record.items():
             if isinstance(value, float) and key != "cpu_seconds":
-                self._writer.add_scalar(f"{record['split']}/{key}", value, record["step"])  # type: ignore[no-untyped-call]
-        self._writer.flush()  # type: ignore[no-untyped-call]
+                self._writer.add_scalar(f"{record['split']}/{key}", value, record["step"])
+        self._writer.flush()
 
     def progress(self, step: int, steps: int, rows: int) -> None:
         """Nothing: only records are written."""

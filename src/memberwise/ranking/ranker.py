@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +41,9 @@ class Ranker(nn.Module):
     ----------
     LiRank (Borisyuk et al., 2024), section 2; DCN V2 (Wang et al., 2021); Wide & Deep (Cheng et al., 2016).
     """
+
+    _offset: Tensor
+    _wide_offset: Tensor
 
     def __init__(
         self,
@@ -103,7 +107,8 @@ class Ranker(nn.Module):
     @property
     def sparse_tables(self) -> list[FusedEmbedding]:
         """The tables that a sparse optimiser trains."""
-        return [*self.embeddings.values(), self.wide] if self.config.wide else list(self.embeddings.values())  # type: ignore[list-item]
+        tables: list[Any] = [*self.embeddings.values(), *([self.wide] if self.config.wide else [])]
+        return tables
 
     def set_prior(self, rates: Tensor) -> None:
         """Start from the label rate of each task: the first step need not learn it."""
@@ -174,11 +179,11 @@ class Ranker(nn.Module):
         items = self._lookup(field.item_table, history.items, mask)
         actions = self._lookup(field.action_table, history.actions, mask)
         candidate = self._candidate(field, fields)
-        return self.histories[field.name](items, actions, history.ages, mask, candidate)  # type: ignore[no-any-return]
+        return self.histories[field.name](items, actions, history.ages, mask, candidate)
 
     def _lookup(self, name: str, rows: Tensor, mask: Tensor) -> Tensor:
         table = self._table(name)
-        return table(torch.where(mask, rows + table.offsets[name], 0))  # type: ignore[no-any-return]
+        return table(torch.where(mask, rows + table.offsets[name], 0))
 
     def _candidate(self, field: HistoryField, fields: Mapping[str, Tensor]) -> Tensor | None:
         """Embedding of the row's own item, if an id field shares the history's table."""

@@ -6,7 +6,7 @@ entry here. A new history encoder likewise.
 
 from __future__ import annotations
 
-from typing import Annotated, Protocol, Union
+from typing import Annotated, Protocol
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -16,14 +16,12 @@ from memberwise.nn.cross import CrossConfig
 from memberwise.nn.history import MeanHistory
 from memberwise.nn.mlp import MLPConfig
 
-BLOCKS = (CrossConfig, MLPConfig)
+Block = Annotated[CrossConfig | MLPConfig, Field(discriminator="type")]
 """Interaction blocks: ``[B, d] -> [B, out_dim]``."""
 
 HISTORY_ENCODERS = {"mean": MeanHistory}
 """Encoders of a history: ``(item_dim, action_dim)`` in the constructor, then
 ``(items, actions, ages, mask, candidate) -> [B, out_dim]``."""
-
-Block = Annotated[Union[BLOCKS], Field(discriminator="type")]  # type: ignore[valid-type]  # noqa: UP007
 
 
 class BlockModule(Protocol):

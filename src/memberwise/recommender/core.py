@@ -180,7 +180,8 @@ class Recommender:
             Files or a table; default: the test split of the project's log. Rows see the past exactly as the
             declared delays allow, events of the same call included. This version does not change.
         baselines
-            Also fit the simple models (all that apply, or those named) on the same rows; needs the project's log.
+            Also fit the simple models (all that apply, or those named) on the same rows; this needs the
+            project's log.
         draws
             Bootstrap draws of members behind the intervals.
 
@@ -196,7 +197,7 @@ class Recommender:
             scores = {OURS: predict(self.ranker, loader(prepared, "test", 8192))}
         else:
             arrays = self._score_events(events, notes)
-            scores = {OURS: arrays.pop("scores")}  # type: ignore[dict-item]
+            scores = {OURS: arrays.pop("scores")}
         for name in self._baseline_names(baselines):
             prepared = self._prepared()
             fitted = BASELINES[name].fit(
