@@ -33,7 +33,10 @@ class ProgressBar:
         self._bar.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            for task in self._bar.tasks:  # training may stop before its last epoch
+                self._bar.update(task.id, completed=task.total)
         self._bar.stop()
 
     def stage(self, what: str, done: int, of: int) -> None:

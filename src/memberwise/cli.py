@@ -1,0 +1,328 @@
+"""The command line: parse, call, print."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from memberwise import __version__
+from memberwise.errors import ConfigError, MemberwiseError
+
+app = typer.Typer(
+    name="memberwise",
+    help="Turn a log of who saw what and what they did into a ranker that is personal to every member.\n\n"
+    "Start with [bold]memberwise demo[/], then [bold]memberwise init your_events.parquet[/] on your own log.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+out = Console()
+
+ProjectPath = Annotated[
+    Path,
+    typer.Argument(metavar="PROJECT", help="The project file, or the directory that holds project.yaml."),
+]
+EventFiles = Annotated[
+    list[str],
+    typer.Argument(metavar="EVENTS...", help="Parquet, CSV or Arrow: files, directories, globs, URLs."),
+]
+
+
+def main() -> None:
+    """Entry point: a user's mistake ends with a message and exit code 2, not with a traceback."""
+    try:
+        app()
+    except MemberwiseError as error:
+        Console(stderr=True, highlight=False).print(
+            f"[bold red]Error[/] {_literal(str(error))}", soft_wrap=True
+        )
+        sys.exit(2)
+
+
+def _literal(text: str) -> str:
+    return text.replace("[", "\\[")
+
+
+def _version(value: bool) -> None:
+    if value:
+        out.print(f"memberwise {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Directory for the results.")] = Path("runs/demo"),
+) -> None:
+    """Fit, evaluate and rank on bundled real data, in minutes.
+
+    Trains on 80,000 film ratings (MovieTweetings, 2013), compares with simple models on the last 10,000, and
+    ranks films for a member. Leaves metrics.json, report.html and bundles/ in the output directory.
+    """
+    from memberwise.demo import run
+
+    run(output, out)
+
+
+@app.command()
+def init(
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE...", help="The event log, and entity tables if any.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Project file to write.")] = Path(
+        "project.yaml"
+    ),
+    force: Annotated[bool, typer.Option(help="Overwrite the file if it is there.")] = False,
+) -> None:
+    """Look at the columns of your files and propose a commented project file.
+
+    Finds the time, the members, the items and what could be a label; counts values and missing ones; and
+    writes a project.yaml that can be fitted as it stands. Read it before you trust it.
+    """
+    from memberwise.starter import propose
+
+    if output.exists() and not force:
+        raise ConfigError(
+            "is there already", where=str(output), fix="choose another --output, or add --force"
+        )
+    proposal = propose(files, base=output.parent)
+    output.write_text(proposal.yaml, encoding="utf-8")
+    for note in proposal.notes:
+        out.print(f"- {_literal(note)}")
+    out.print(f"\nWrote [bold]{output}[/]. Read it, then: [bold]memberwise doctor {output}[/]")
+
+
+@app.command()
+def doctor(project: ProjectPath) -> None:
+    """Check a project against its data before any training.
+
+    Looks for what makes a ranker wrong without an error: columns that give the label away, time that is out
+    of order, ids that never return, duplicate rows, splits that differ. Exit code 1 if it finds an error.
+    """
+    from memberwise.doctor import examine
+    from memberwise.project import Project
+
+    diagnosis = examine(Project.load(project))
+    out.print(diagnosis.render())
+    if not diagnosis.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def fit(
+    project: ProjectPath,
+    resume: Annotated[
+        bool, typer.Option(help="Go on from the last checkpoint of an interrupted fit.")
+    ] = False,
+    tensorboard: Annotated[
+        bool, typer.Option(help="Also write TensorBoard logs, if it is installed.")
+    ] = True,
+) -> None:
+    """Train the ranker of a project and publish it as a new version.
+
+    The log is prepared once and found again as long as neither the schema nor the files change. Stop it as
+    you like, even with kill -9: --resume goes on from the last checkpoint and ends with the same numbers.
+    """
+    from memberwise.project import Project
+    from memberwise.ranking.progress import ProgressBar, TensorBoard
+    from memberwise.recommender import Recommender
+
+    loaded = Project.load(project)
+    with ProgressBar() as bar:
+        watchers: list[Any] = [bar]
+        if tensorboard and TensorBoard.installed():
+            watchers.append(TensorBoard(loaded.output / "run" / "tensorboard"))
+        rec = Recommender.fit(loaded, resume=resume, watchers=watchers, progress=bar.stage)
+    _say_rows(rec.summary)
+    path = rec.save()
+    best = min((r for r in rec.log if r["split"] == "valid" and r["best"]), key=lambda r: -r["step"])
+    out.print(f"Best on valid: log-loss {best['log_loss']:.4f}, AUC {best['auc']:.4f} at step {best['step']}")
+    out.print(
+        f"Published [bold]{path}[/] in {rec.fit_seconds:.0f} s. Next: [bold]memberwise evaluate {project}[/]"
+    )
+
+
+def _say_rows(summary: dict[str, Any]) -> None:
+    parts = ", ".join(f"{name} {part['rows']:,}" for name, part in summary["splits"].items())
+    out.print(f"Rows: {parts}; {summary['members']:,} members, {summary['items']:,} items")
+    if summary["rows rejected"]:
+        reasons = "; ".join(f"{n:,} x {r}" for r, n in summary["reasons"].items())
+        out.print(
+            f"[yellow]{summary['rows rejected']:,} rows could not be used[/]: {reasons} (see rejects.parquet)"
+        )
+    if summary.get("negatives"):
+        out.print(summary["negatives"])
+
+
+@app.command()
+def evaluate(
+    project: ProjectPath,
+    events: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[EVENTS...]", help="Labelled events; default: the test split."),
+    ] = None,
+    baselines: Annotated[
+        bool, typer.Option(help="Also fit simple models on the same rows and compare.")
+    ] = True,
+    report: Annotated[
+        Path | None, typer.Option(help="HTML report; default: report.html of the project's runs.")
+    ] = None,
+    draws: Annotated[
+        int, typer.Option(min=20, help="Bootstrap draws of members behind the intervals.")
+    ] = 1000,
+) -> None:
+    """Score labelled events with the current version and write the report.
+
+    Every row sees only its past, as old as the declared delays say. Intervals resample members; differences
+    to the simple models are paired.
+    """
+    from memberwise.project import Project
+    from memberwise.recommender import Recommender
+
+    loaded = Project.load(project)
+    rec = Recommender.load(loaded.bundles)
+    with out.status("Scoring and resampling"):
+        found = rec.evaluate(events or None, baselines=baselines and not events, draws=draws)
+    target = report or loaded.output / "report.html"
+    found.write(target)
+    found.to_json(target.with_suffix(".json"))
+    out.print(found.table())
+    for warning in found.warnings:
+        out.print(f"[yellow]{_literal(warning)}[/]")
+    out.print(f"Report: [bold]{target}[/]")
+
+
+@app.command()
+def rank(
+    project: ProjectPath,
+    member: Annotated[str, typer.Option(help="Id of the member.")],
+    item: Annotated[
+        list[str] | None, typer.Option(help="A candidate (repeat); default: all of the item table.")
+    ] = None,
+    k: Annotated[int, typer.Option(min=1, help="How many to show.")] = 10,
+    at: Annotated[
+        datetime | None, typer.Option(help="Moment of the request, UTC; default: now as the log knows it.")
+    ] = None,
+    context: Annotated[str, typer.Option(help="Event columns that features read, as JSON.")] = "{}",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object a line instead of a table.")
+    ] = False,
+) -> None:
+    """Order items for a member with the current version, best first."""
+    from memberwise.project import Project
+    from memberwise.recommender import Recommender
+
+    try:
+        values = json.loads(context)
+    except ValueError as error:
+        raise ConfigError(
+            f"is not JSON: {error}", where="--context", fix="""write it like '{"store": 3}'"""
+        ) from error
+    if not isinstance(values, dict):
+        raise ConfigError("is not a JSON object", where="--context", fix="""write it like '{"store": 3}'""")
+    rec = Recommender.load(Project.load(project).bundles)
+    ranked = rec.rank(member, item or None, k, at=at, context=values)
+    if as_json:
+        print("\n".join(json.dumps(found) for found in ranked.to_dicts()))
+        return
+    table = Table("", *ranked.columns, title=f"member {_literal(member)}, version {rec.version}")
+    for i, row in enumerate(ranked.iter_rows(), 1):
+        table.add_row(str(i), *(f"{v:.4f}" if isinstance(v, float) else _literal(str(v)) for v in row))
+    out.print(table)
+
+
+@app.command()
+def update(project: ProjectPath, events: EventFiles) -> None:
+    """Let the current version see new events, and publish the result as a new version.
+
+    Aggregates and histories move forward; the ranker's weights stay. Events must be newer than what the
+    version has seen: each counts once.
+    """
+    from memberwise.project import Project
+    from memberwise.recommender import Recommender
+
+    loaded = Project.load(project)
+    rec = Recommender.load(loaded.bundles)
+    newer = rec.update(events)
+    path = newer.save(loaded.bundles)
+    out.print(f"As of {rec.as_of} -> {newer.as_of}. Published [bold]{path}[/]")
+
+
+bundles = typer.Typer(help="List the saved versions of a project, or go back to one.", no_args_is_help=True)
+app.add_typer(bundles, name="bundles")
+
+
+@bundles.command("list")
+def bundles_list(project: ProjectPath) -> None:
+    """List the versions, oldest first; the star marks the current one."""
+    from memberwise import bundle
+    from memberwise.project import Project
+
+    directory = Project.load(project).bundles
+    table = Table("", "version", "created", "from", "as of", "size")
+    now = bundle.current(directory)
+    for path in bundle.versions(directory):
+        manifest = bundle.read_manifest(path)
+        size = sum(f["bytes"] for f in manifest.files.values())
+        table.add_row(
+            "*" if path.name == now else "",
+            path.name,
+            manifest.created,
+            manifest.parent or "",
+            str(manifest.info.get("as_of", "")),
+            f"{size / 1e6:.1f} MB",
+        )
+    out.print(table)
+
+
+@bundles.command("rollback")
+def bundles_rollback(
+    project: ProjectPath,
+    version: Annotated[
+        str | None, typer.Argument(help="Version to go back to; default: the parent of the current.")
+    ] = None,
+) -> None:
+    """Make an earlier version the current one. Nothing is deleted."""
+    from memberwise import bundle
+    from memberwise.project import Project
+
+    directory = Project.load(project).bundles
+    if version is None:
+        version = bundle.read_manifest(bundle.resolve(directory)).parent
+        if version is None:
+            raise ConfigError("the current version has no parent", where=str(directory), fix="name a version")
+    bundle.verify(directory / version)
+    bundle.point(directory, version)
+    out.print(f"Current version: [bold]{version}[/]")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of project.yaml, for completion and checks in your editor.
+
+    In VS Code, save it as project.schema.json and put this on the first line of project.yaml:
+    # yaml-language-server: $schema=project.schema.json
+    """
+    from memberwise.project import json_schema
+
+    print(json.dumps(json_schema(), indent=1))
+
+
+if __name__ == "__main__":
+    main()

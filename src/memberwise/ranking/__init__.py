@@ -1,0 +1,1 @@
+"""The ranker: wiring from a schema, its training loop, and the models that it must beat."""
