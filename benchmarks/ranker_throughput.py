@@ -5,8 +5,8 @@ A synthetic log like Criteo's (13 numbers, 26 ids, 611,694 ids in all, known tru
 that are in memory in the form its loop takes; Adam everywhere, ours with row-wise Adagrad on the tables.
 
 1. Rows per CPU-second, batch 2,048, systems interleaved; ours also against the bare matrix products.
-2. AUC on held-out rows after one epoch, each system at the best of three learning rates. (A second epoch
-   lowers every system's AUC: ids are then known by heart.)
+2. AUC on held-out rows after one epoch, each system at the best of three learning rates, of which the peers
+   like the middle one. (A second epoch lowers every system's AUC: ids are then known by heart.)
 3. One vocabulary of five million ids, batch 8,192: rows per CPU-second and peak memory.
 
 ``--quick`` runs all of it on a handful of batches; its numbers mean nothing.
@@ -96,7 +96,7 @@ class Scale:
     large_batches: int
 
 
-HONEST = Scale(150, 100_000, 7, 6, (5e-4, 1e-3, 3e-3), (0, 1, 2), LARGE, 8192, 2)
+HONEST = Scale(100, 100_000, 7, 5, (1e-3, 3e-3, 1e-2), (0, 1, 2), LARGE, 8192, 2)
 QUICK = Scale(4, 4_000, 1, 1, (1e-3,), (0,), 500_000, 1024, 1)
 
 
@@ -150,27 +150,30 @@ def throughput(report: Report, folder: Path, scale: Scale) -> System:
     return fastest
 
 
-def auc_after_an_epoch(
-    system: System, folder: Path, rate: float, seed: int, part: str, batches: int
-) -> float:
-    """Train one epoch and score a part's rows."""
+def aucs_after_an_epoch(
+    system: System, folder: Path, rate: float, seed: int, batches: int
+) -> tuple[float, ...]:
+    """Train one epoch; the AUC on valid and on test."""
     worker, _ = system.start(folder, 2048, rate, seed)
+    found = []
     with worker:
         worker.call("train", count=batches)
-        scores = folder / "scores.npy"
-        worker.call("score", path=str(scores), part=part)
-    return auc(np.load(folder / f"{part}-labels.npy"), np.load(scores))
+        for part in ("valid", "test"):
+            worker.call("score", path=str(folder / "scores.npy"), part=part)
+            found.append(auc(np.load(folder / f"{part}-labels.npy"), np.load(folder / "scores.npy")))
+    return tuple(found)
 
 
 def quality(report: Report, folder: Path, scale: Scale, fastest: System) -> None:
-    """Table 2: the learning rate is chosen on valid with seed 0, the AUC reported is on test."""
+    """Table 2: the learning rate is chosen on valid with the first seed, the AUC reported is on test."""
     results: dict[str, list[float]] = {}
     rows: list[Sequence[object]] = []
+    first, *others = scale.seeds
     for system in (fastest, FULL, LOW_RANK):
-        valid = {r: auc_after_an_epoch(system, folder, r, 0, "valid", scale.batches) for r in scale.rates}
-        rate = max(valid, key=valid.__getitem__)
-        tests = [auc_after_an_epoch(system, folder, rate, s, "test", scale.batches) for s in scale.seeds]
-        results[system.name] = tests
+        tried = {r: aucs_after_an_epoch(system, folder, r, first, scale.batches) for r in scale.rates}
+        rate = max(tried, key=lambda r: tried[r][0])
+        runs = [tried[rate], *(aucs_after_an_epoch(system, folder, rate, s, scale.batches) for s in others)]
+        tests = results[system.name] = [test for _, test in runs]
         rows.append((system.name, rate, statistics.mean(tests), min(tests), max(tests)))
     truth = auc(np.load(folder / "test-labels.npy"), np.load(folder / "test-logits.npy"))
     rows.append(("the truth", "", truth, truth, truth))
