@@ -9,8 +9,8 @@ Examples
 'MIT'
 """
 
-from ._base import Dataset
-from ._completejourney import completejourney
-from ._movietweetings import movietweetings
+from memberwise.data.datasets._base import Dataset
+from memberwise.data.datasets._completejourney import completejourney
+from memberwise.data.datasets._movietweetings import movietweetings
 
 __all__ = ["Dataset", "completejourney", "movietweetings"]

@@ -14,10 +14,9 @@ from typing import Literal
 
 import polars as pl
 
+from memberwise.data.datasets._base import Dataset, cache_directory, publish, sha256_of
+from memberwise.data.datasets._negatives import Draw, PopularityDraw, UniformDraw, draw_negatives
 from memberwise.errors import ConfigError, DataError
-
-from ._base import Dataset, cache_directory, publish, sha256_of
-from ._negatives import Draw, PopularityDraw, UniformDraw, draw_negatives
 
 _FIRST_WEEK = 34
 _HOUSEHOLD = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ._base import Dataset, verified
+from memberwise.data.datasets._base import Dataset, verified
 
 _FOLDER = Path(__file__).parent / "movietweetings"
 _SHA256 = {
