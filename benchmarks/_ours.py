@@ -105,7 +105,7 @@ class Session:
         self.dense = torch.optim.Adam(self.model.parameters(), lr=rate, fused=True)
         self.sparse = RowwiseAdagrad([self.model.ids], lr=table_rate)
         self.batches = self._read("train")
-        np.random.default_rng(seed).shuffle(self.batches)  # type: ignore[arg-type]
+        np.random.default_rng(seed).shuffle(self.batches)
         self.turn = itertools.cycle(self.batches)
         self.products = matrix_products(batch, rank)
         return {"memberwise": _version(), "torch": torch.__version__, "numpy": np.__version__}
