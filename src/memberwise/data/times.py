@@ -29,7 +29,9 @@ def parse_time(column: pl.Series, unit: str) -> pl.Series:
         if unit == "ns":
             us = number // 1000
         else:
-            us = (number.cast(pl.Int128) * _PER_UNIT[unit]).cast(pl.Int64, strict=False)
+            # Wide integers: an absurd time must become null, not wrap around.
+            scale_up = pl.Series([_PER_UNIT[unit]], dtype=pl.Int128)
+            us = (number.cast(pl.Int128) * scale_up).cast(pl.Int64, strict=False)
     elif dtype.is_float() or dtype.is_decimal():
         scale = 1e-3 if unit == "ns" else float(_PER_UNIT[unit])
         seconds = column.cast(pl.Float64)
