@@ -125,7 +125,7 @@ class BayesianLogisticRegression(ClassifierMixin, SequentialRegression):
         InputError
             One class only, shapes that disagree, or numbers that are not finite.
         """
-        labels = self._labels(y)
+        labels = binary_labels(y)
         self.classes_ = np.unique(labels)
         if self.classes_.size == 1:
             raise InputError(
@@ -158,7 +158,7 @@ class BayesianLogisticRegression(ClassifierMixin, SequentialRegression):
         classes : [2], optional
             Both labels, needed in the first batch if it may hold one of them only.
         """
-        labels = self._labels(y)
+        labels = binary_labels(y)
         first = not hasattr(self, "posterior_")
         if first:
             self.classes_ = np.unique(labels if classes is None else np.asarray(classes))
@@ -196,15 +196,6 @@ class BayesianLogisticRegression(ClassifierMixin, SequentialRegression):
         labels: npt.NDArray[Any] = self.classes_[positive.astype(int)]
         return labels
 
-    def _labels(self, y: npt.ArrayLike) -> npt.NDArray[Any]:
-        """Check labels as scikit-learn does and return them as an array [n]."""
-        labels = read_labels(y, numeric=False)
-        check_classification_targets(labels)
-        kind = type_of_target(labels, input_name="y", raise_unknown=True)
-        if kind != "binary":
-            raise InputError(f"Only binary classification is supported. The type of the target is {kind}.")
-        return labels
-
     def _warn_if_separated(self, objective: Objective) -> None:
         margin = (2.0 * objective.y - 1.0) * objective.design.dot(self.posterior_.mean)
         if objective.design.n_rows > objective.design.size and margin.min() > 0:
@@ -213,3 +204,19 @@ class BayesianLogisticRegression(ClassifierMixin, SequentialRegression):
                 SeparationWarning,
                 stacklevel=3,
             )
+
+
+def binary_labels(y: npt.ArrayLike) -> npt.NDArray[Any]:
+    """Check that labels are of at most two kinds, and return them as an array [n].
+
+    Raises
+    ------
+    InputError
+        Empty, or more than two classes.
+    """
+    labels = read_labels(y, numeric=False)
+    check_classification_targets(labels)
+    kind = type_of_target(labels, input_name="y", raise_unknown=True)
+    if kind != "binary":
+        raise InputError(f"Only binary classification is supported. The type of the target is {kind}.")
+    return labels

@@ -150,17 +150,10 @@ class SequentialRegression(BaseEstimator):
     def _names(self, n_features: int) -> list[str]:
         return [str(n) for n in getattr(self, "feature_names_in_", (f"x{i}" for i in range(n_features)))]
 
-    def _learn(
-        self,
-        X: Any,
-        y: FloatArray,
-        sample_weight: npt.ArrayLike | None,
-        offset: npt.ArrayLike | None,
-        *,
-        batch: str | None,
-        reset: bool,
-    ) -> Objective:
-        """Validate one batch and take one step; ``reset`` starts from the prior."""
+    def _read(
+        self, X: Any, y: FloatArray, sample_weight: npt.ArrayLike | None, *, batch: str | None, reset: bool
+    ) -> tuple[Matrix, FloatArray]:
+        """Validate one batch and make room for it in the posterior; ``reset`` starts from the prior."""
         frame = column_names(X) is not None
         if not reset:
             self.posterior_.refuse_repeat(batch)
@@ -177,7 +170,21 @@ class SequentialRegression(BaseEstimator):
             self._begin(features, weights, names)
         else:
             self._extend(features, weights, names)
-        return self._step(features, y, weights, per_row(offset, n, 0.0, "offset"), batch, keep=not reset)
+        return features, weights
+
+    def _learn(
+        self,
+        X: Any,
+        y: FloatArray,
+        sample_weight: npt.ArrayLike | None,
+        offset: npt.ArrayLike | None,
+        *,
+        batch: str | None,
+        reset: bool,
+    ) -> Objective:
+        """Validate one batch and take one step."""
+        features, weights = self._read(X, y, sample_weight, batch=batch, reset=reset)
+        return self._step(features, y, weights, per_row(offset, y.size, 0.0, "offset"), batch, keep=not reset)
 
     # --- reading ------------------------------------------------------------------------------
 
