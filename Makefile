@@ -5,6 +5,8 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# Tests run on every core already: more threads in each would only get in the way.
+ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 TORCH := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX),)
 
 .PHONY: setup demo test test-all lint bench bench-env docs clean
@@ -23,11 +25,11 @@ demo: setup  ## fit, evaluate and rank on bundled real data (a few minutes)
 	$(BIN)/memberwise demo
 
 test: setup  ## the fast tests
-	$(BIN)/python -m pytest -q -n 2
+	$(ONE_THREAD) $(BIN)/python -m pytest -q -n 2
 
 test-all: setup  ## all tests, and the kernels once more with bounds checking
-	$(BIN)/python -m pytest -q -n 2 -m ""
-	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$$(mktemp -d) $(BIN)/python -m pytest -q -n 2 tests/data tests/nn tests/bayes
+	$(ONE_THREAD) $(BIN)/python -m pytest -q -n 2 -m ""
+	$(ONE_THREAD) NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$$(mktemp -d) $(BIN)/python -m pytest -q -n 2 tests/data tests/nn tests/bayes
 
 lint: setup  ## style, types, and the floors of the house
 	$(BIN)/ruff format --check .
