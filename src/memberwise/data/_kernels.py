@@ -46,6 +46,11 @@ def _add(
             sums[k, w] += sign * values[event, w]
         if sign > 0.0:
             last[k] = max(last[k], t)
+        else:
+            # Where no value is left, what rounding left of their sum goes too.
+            for w in range(1, width, 2):
+                if sums[k, w + 1] < 0.5:
+                    sums[k, w] = 0.0
 
 
 @njit(cache=True, nogil=True)

@@ -23,6 +23,9 @@ from memberwise.data.pending import NEVER, Pending, grown
 from memberwise.data.times import I64, cutoffs
 from memberwise.schema import DAY, Aggregate, aggregate_name
 
+_NOTHING = 1e-250
+"""Decayed to less than this, a number of events has no digits left to divide by."""
+
 
 class AggregateState:
     """Sums under every key of one aggregate, as of a moment that only moves forward.
@@ -199,8 +202,9 @@ class AggregateState:
             columns.append(np.log(rate / (1.0 - rate)))
         for c in range(len(self.rates), len(self.rates) + len(self.spec.means)):
             s, n = own[:, 1 + 2 * c], own[:, 2 + 2 * c]
-            with np.errstate(invalid="ignore"):
-                prior = everything[:, 1 + 2 * c] / everything[:, 2 + 2 * c]
+            total, of = everything[:, 1 + 2 * c], everything[:, 2 + 2 * c]
+            some = of > _NOTHING
+            prior = np.where(some, total / np.where(some, of, 1.0), np.nan)
             columns.append((s + a * prior) / (n + a))
         if self.spec.count:
             columns.append(np.log1p(np.maximum(own[:, 0], 0.0)))

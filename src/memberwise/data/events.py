@@ -8,6 +8,7 @@ A checked event has, beside the columns that the schema reads:
 ``label:<task>``     Float32 in [0, 1]; NaN where the task's mask says undefined
 ``weight:<task>``    Float32
 ``where:<history>``  Boolean, does the event enter that history
+``__drawn``          Boolean, was the row drawn as a negative (only with sampling)
 ===================  =========================================================
 """
 
@@ -22,7 +23,7 @@ from memberwise.data.times import parse_time
 from memberwise.errors import ConfigError, DataError
 from memberwise.schema import Categorical, History, Schema, Task, feature_columns
 
-TIME, ROW = "__time", "__row"
+TIME, ROW, DRAWN = "__time", "__row", "__drawn"
 
 
 def label_column(task: str) -> str:

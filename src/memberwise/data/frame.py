@@ -93,11 +93,11 @@ class EntityTable:
 
 
 def to_numbers(column: pl.Series) -> npt.NDArray[np.float64]:
-    """A column as float64; null, NaN, infinities and unreadable text are NaN."""
+    """A column as float64; null, NaN, unreadable text, and what float32 cannot hold are NaN."""
     if column.dtype.is_nested():
         raise DataError(f"holds {column.dtype}, a number is expected", where=f"column {column.name!r}")
     numbers = column.cast(pl.Float64, strict=False).fill_null(float("nan")).to_numpy()
-    return np.where(np.isfinite(numbers), numbers, np.nan)
+    return np.where(np.abs(numbers) <= np.finfo(np.float32).max, numbers, np.nan)
 
 
 def load_entity_tables(schema: Schema, base: Path | None = None) -> dict[str, EntityTable]:

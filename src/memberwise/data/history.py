@@ -11,7 +11,7 @@ import polars as pl
 
 from memberwise.data._kernels import walk_history
 from memberwise.data.arrays import Arrays
-from memberwise.data.events import label_column, where_column
+from memberwise.data.events import DRAWN, label_column, where_column
 from memberwise.data.frame import Frame
 from memberwise.data.hashing import U64, HashIndex, hash_values
 from memberwise.data.pending import Pending, grown
@@ -78,6 +78,8 @@ class HistoryState:
         keep = np.ones(len(frame), bool)
         if self.spec.where is not None:
             keep = frame.events[where_column(self.spec.name)].to_numpy()
+        if DRAWN in frame.events.columns:  # what was not chosen did not happen
+            keep = keep & ~frame.events[DRAWN].to_numpy()
         if self.spec.delay == "frozen" and self.train_end is not None:
             keep = keep & (frame.times <= self.train_end)
         members = self._members.add(frame.ids("member")[keep])

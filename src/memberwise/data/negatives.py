@@ -8,7 +8,7 @@ import polars as pl
 from numba import njit
 
 from memberwise.data.arrays import Arrays
-from memberwise.data.events import TIME
+from memberwise.data.events import DRAWN, TIME
 from memberwise.data.hashing import U64, HashIndex, combine, hash_values, mix64
 from memberwise.data.pending import grown
 from memberwise.data.times import I64
@@ -26,8 +26,9 @@ class NegativeSampler:
     event and take its item. The draws depend on the seed and the order of events alone, not on how the log
     is cut into chunks.
 
-    Drawn rows copy the columns of the event they belong to: columns that describe the *item* must stand in
-    the item's own table, or they would give the answer away.
+    Drawn rows carry the mark ``__drawn``: they are rows to learn from, and no events of a history. They copy
+    the columns of the event they belong to: columns that describe the *item* must stand in the item's own
+    table, or they would give the answer away.
     """
 
     def __init__(self, schema: Schema) -> None:
@@ -49,7 +50,7 @@ class NegativeSampler:
     def expand(self, events: pl.DataFrame) -> pl.DataFrame:
         """The events (a chunk, in time order) and their negatives, in time order."""
         n = len(events)
-        events = events.with_columns(pl.col(self._item).cast(pl.String))
+        events = events.with_columns(pl.col(self._item).cast(pl.String), pl.lit(False).alias(DRAWN))
         items, members = hash_values(events[self._item]), hash_values(events[self._member])
         group_hash = np.ones(n, np.uint64)
         for column in self.spec.within:
@@ -84,6 +85,7 @@ class NegativeSampler:
         self.drawn += len(row)
         drawn = events[row].with_columns(
             self._names[out[row, which]].alias(self._item),
+            pl.lit(True).alias(DRAWN),
             *(pl.lit(0.0, pl.Float32).alias(c) for c in events.columns if c.startswith("label:")),
             *(pl.lit(False).alias(c) for c in events.columns if c.startswith("where:")),
         )
@@ -122,12 +124,13 @@ class NegativeSampler:
 
     def to_arrays(self) -> Arrays:
         """The whole state as arrays, for saving."""
-        text = "\n".join(self._names.str.replace_all("\n", " ").to_list()).encode()
+        names = [name.encode() for name in self._names.to_list()]
         used, groups, pairs = int(self._used[0]), len(self._groups), len(self._pairs)
         return {
             "groups": self._groups.keys,
             "pairs": self._pairs.keys,
-            "names": np.frombuffer(text, np.uint8).copy(),
+            "names": np.frombuffer(b"".join(names), np.uint8).copy(),
+            "name_bytes": np.array([len(name) for name in names], np.int64),
             "hashes": self._hashes,
             "last": self._last[:pairs],
             "listed": self._listed[:pairs],
@@ -144,7 +147,8 @@ class NegativeSampler:
         """The inverse of `to_arrays`."""
         self._groups = HashIndex(np.asarray(state["groups"], np.uint64))
         self._pairs = HashIndex(np.asarray(state["pairs"], np.uint64))
-        names = bytes(np.asarray(state["names"], np.uint8)).decode().split("\n") if len(self._pairs) else []
+        text, ends = bytes(np.asarray(state["names"], np.uint8)), np.cumsum(state["name_bytes"]).tolist()
+        names = [text[first:last].decode() for first, last in zip([0, *ends], ends, strict=False)]
         self._names = pl.Series("item", names, dtype=pl.String)
         for key in ("hashes", "last", "listed", "pool", "start", "size", "room", "used", "draws"):
             setattr(self, f"_{key}", np.array(state[key]))

@@ -1,0 +1,1 @@
+"""Tiny logs, and what a reader would compute from them by hand."""
