@@ -1,5 +1,7 @@
 """Posteriors: mixed effects, sequential updates, empirical Bayes. Usable alone, without torch."""
 
+from memberwise.bayes.eb_classifier import EmpiricalBayesClassifier
+from memberwise.bayes.error_bound import ErrorBound, error_bound
 from memberwise.bayes.inputs import InputError, SeparationWarning
 from memberwise.bayes.linear import BayesianLinearRegression
 from memberwise.bayes.logistic import BayesianLogisticRegression
@@ -12,6 +14,8 @@ from memberwise.bayes.sparse_means import SparseMeans
 __all__ = [
     "BayesianLinearRegression",
     "BayesianLogisticRegression",
+    "EmpiricalBayesClassifier",
+    "ErrorBound",
     "GaussianPosterior",
     "InputError",
     "MixedEffectsLogisticRegression",
@@ -19,4 +23,5 @@ __all__ = [
     "RandomEffect",
     "SeparationWarning",
     "SparseMeans",
+    "error_bound",
 ]

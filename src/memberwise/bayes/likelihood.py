@@ -18,6 +18,7 @@ import numpy.typing as npt
 from scipy.special import expit, ndtr
 
 FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
 
 
 class Likelihood(Protocol):

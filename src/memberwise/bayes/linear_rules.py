@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.linalg
 
-from memberwise.bayes.likelihood import FloatArray
+from memberwise.bayes.likelihood import BoolArray, FloatArray
 from memberwise.bayes.two_sample import TwoSample
 
 
@@ -94,7 +94,7 @@ class WithinCovariance:
     level: float
 
     @classmethod
-    def fit(cls, X: FloatArray, positive: FloatArray) -> WithinCovariance:
+    def fit(cls, X: FloatArray, positive: BoolArray) -> WithinCovariance:
         """Centre each group and find the intensity."""
         R = X.copy()
         R[positive] -= R[positive].mean(axis=0)
@@ -123,7 +123,7 @@ class WithinCovariance:
 
 
 def shrinkage_rule(
-    X: FloatArray, positive: FloatArray, two: TwoSample, difference: FloatArray, log_prior: float
+    X: FloatArray, positive: BoolArray, two: TwoSample, difference: FloatArray, log_prior: float
 ) -> LinearRules:
     """Return linear discriminant analysis with shrunk covariance and the given mean difference [p]."""
     coef = WithinCovariance.fit(X, positive).solve(difference)
@@ -131,7 +131,7 @@ def shrinkage_rule(
 
 
 def selected_rules(
-    X: FloatArray, positive: FloatArray, two: TwoSample, difference: FloatArray, rank: FloatArray,
+    X: FloatArray, positive: BoolArray, two: TwoSample, difference: FloatArray, rank: FloatArray,
     sizes: tuple[int, ...], log_prior: float,
 ) -> LinearRules:  # fmt: skip
     """Return shrinkage rules on the ``m`` features with the largest ``rank``, one per m in ``sizes``."""
@@ -143,7 +143,7 @@ def selected_rules(
     return assemble(coef, two.middle, log_prior, two.log_prior)
 
 
-def centroid_rules(X: FloatArray, positive: FloatArray, n_thresholds: int, log_prior: float) -> LinearRules:
+def centroid_rules(X: FloatArray, positive: BoolArray, n_thresholds: int, log_prior: float) -> LinearRules:
     r"""Return nearest shrunken centroids for thresholds from zero to where all is shrunk away.
 
     .. math:: d_{kj} = \frac{\bar x_{kj} - \bar x_j}{m_k (s_j + s_0)}, \qquad

@@ -9,24 +9,22 @@ import numba
 import numpy as np
 
 _BLOCK = 256
-_MAGIC = 6755399441055744.0  # 1.5 * 2^52: adding it leaves the nearest integer in the low mantissa bits
 _LOG2E = 1.4426950408889634
 _LN2_HIGH, _LN2_LOW = 0.693147180369123816490, 1.90821492927058770002e-10
+_POWERS = 2.0 ** -np.arange(1024.0)  # 2^-k
 _FAST = {"contract", "nsz", "reassoc"}
 
 
 @numba.njit(nogil=True, cache=True)
-def exponentials(values: Any, bits: Any, shift: Any) -> None:
-    """Overwrite values in [-708, 0] with their exponentials, relative error below 1e-13.
+def exponentials(values: Any) -> None:
+    """Overwrite values in [-708, 0] with their exponentials, relative error below 1e-12.
 
-    numba has no vector math library, so exp is written out: 2^k from the exponent bits times a
-    polynomial on [-ln 2 / 2, ln 2 / 2]. ``bits`` is the int64 view of the float64 scratch ``shift``.
+    numba has no vector math library, so exp is written out: a power of two from a table times a
+    polynomial on [-ln 2 / 2, ln 2 / 2].
     """
     for i in range(values.size):
-        shift[i] = values[i] * _LOG2E + _MAGIC
-    for i in range(values.size):
-        k = shift[i] - _MAGIC
-        r = (values[i] - k * _LN2_HIGH) - k * _LN2_LOW
+        k = np.int32(0.5 - values[i] * _LOG2E)
+        r = (values[i] + k * _LN2_HIGH) + k * _LN2_LOW
         p = 1.0 / 39916800.0
         p = p * r + 1.0 / 3628800.0
         p = p * r + 1.0 / 362880.0
@@ -38,11 +36,7 @@ def exponentials(values: Any, bits: Any, shift: Any) -> None:
         p = p * r + 1.0 / 6.0
         p = p * r + 0.5
         p = p * r + 1.0
-        values[i] = p * r + 1.0
-    for i in range(values.size):
-        bits[i] = (bits[i] + 1023) << 52
-    for i in range(values.size):
-        values[i] *= shift[i]
+        values[i] = (p * r + 1.0) * _POWERS[k]
 
 
 @numba.njit(nogil=True, cache=True, fastmath=_FAST)
@@ -56,8 +50,7 @@ def expectation(
     """
     T, total = slope.size, 0.0
     S = np.empty((T, _BLOCK))
-    top, mass, shift = np.empty(_BLOCK), np.empty(_BLOCK), np.empty(_BLOCK)
-    bits = shift.view(np.int64)
+    top, mass = np.empty(_BLOCK), np.empty(_BLOCK)
     for lo in range(0, x.size, _BLOCK):
         n = min(_BLOCK, x.size - lo)
         xs, rs, cs = x[lo : lo + n], precision[lo : lo + n], count[lo : lo + n]
@@ -73,7 +66,7 @@ def expectation(
             row = S[t]
             for i in range(n):
                 row[i] = max(row[i] - top[i], -700.0)
-            exponentials(row[:n], bits[:n], shift[:n])
+            exponentials(row[:n])
             for i in range(n):
                 mass[i] += row[i]
         for i in range(n):

@@ -52,6 +52,14 @@ class MixturePrior:
         mean = float(self.weights @ self.means)
         return mean, float(self.weights @ (self.variances + (self.means - mean) ** 2))
 
+    def symmetrised(self) -> MixturePrior:
+        """Return the average of the prior and its mirror image."""
+        return MixturePrior(
+            np.concatenate([self.weights, self.weights]) / 2,
+            np.concatenate([self.means, -self.means]),
+            np.concatenate([self.variances, self.variances]),
+        )
+
     def log_marginal(self, x: FloatArray, s: float | FloatArray = 1.0) -> FloatArray:
         """Return the log-density of each observation, [n]."""
         return self._blockwise(x, s, lambda x, s: logsumexp(self._log_joint(x, s), axis=1))

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.special import ndtri_exp
 from scipy.stats import t as student
 
-from memberwise.bayes.likelihood import FloatArray
+from memberwise.bayes.likelihood import BoolArray, FloatArray
 
 _CLIP = 8.0
 _GUARD = 0.05  # quantile of the standard errors that is added to tiny ones
@@ -42,7 +42,7 @@ class TwoSample:
     log_prior: float
 
 
-def compare(X: FloatArray, positive: FloatArray) -> TwoSample:
+def compare(X: FloatArray, positive: BoolArray) -> TwoSample:
     """Compare the rows where ``positive`` is true with the others.
 
     t-values become z-values through Satterthwaite's degrees of freedom, clipped at 8: with few samples
