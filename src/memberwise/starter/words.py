@@ -47,8 +47,8 @@ NOT_TIME = _set(
 BINARY_OUTCOME = _set(
     "label target click like purchase buy bought convert conversion install apply application watch "
     "complete completed finish save share follow subscribe open respond response engage engagement order "
-    "book booking hire skip favorite favourite bookmark comment accept view positive outcome interact repost retweet "
-    "reply reaction cart play listen rent redeem churn feedback y"
+    "book booking hire skip favorite favourite bookmark comment accept view positive outcome interact "
+    "repost retweet reply reaction cart play listen rent redeem churn feedback y"
 )
 GRADED_OUTCOME = _set("rating rate star score grade overall vote")
 AMOUNT_OUTCOME = _set(
