@@ -24,6 +24,7 @@ Delay = Literal["none", "hourly", "daily", "frozen"]
 """How old what a row may know is; see `Aggregate.delay`."""
 
 _UNITS = {"s": SECOND, "m": 60 * SECOND, "h": HOUR, "d": DAY, "w": 7 * DAY}
+_BATCH_PARTS = ("ids", "dense", "labels", "weights", "time", "member", "item", "request", "scores")
 _NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_\-]*$")
 
 
@@ -36,8 +37,8 @@ def parse_duration(text: Any) -> int:
     True
     """
     if isinstance(text, timedelta):
-        return int(text.total_seconds() * SECOND)
-    if isinstance(text, int):  # already microseconds: what a saved project holds
+        text = round(text / timedelta(microseconds=1))
+    if isinstance(text, int) and text >= SECOND:  # already microseconds
         return text
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhdw])\s*", str(text))
     if match is None or float(match[1]) <= 0:
@@ -251,7 +252,7 @@ class Split(Model):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.train + self.valid > 1.0 + 1e-9:
+        if self.train + self.valid > 1.0 - 1e-9:
             raise ValueError(f"train {self.train:g} + valid {self.valid:g} leave nothing for test")
         if (self.valid_from is None) != (self.test_from is None):
             raise ValueError("give both 'valid_from' and 'test_from', or neither")
@@ -307,13 +308,16 @@ class Schema(Model):
         for f in self.features:
             if isinstance(f, Vector) and f.entity not in self.entities:
                 raise ValueError(f"feature {feature_name(f)}: {f.entity!r} is not an entity")
+            if isinstance(f, Vector) and f.name in _BATCH_PARTS:
+                raise ValueError(f"feature {f.name}: every batch has a part of this name; choose another")
         tables: dict[str, tuple[Any, ...]] = {}
         for f in self.features:
-            if isinstance(f, Categorical) and f.table:
+            if isinstance(f, Categorical):
+                table = f.table or feature_name(f)
                 shape = (f.encoding, f.dim, f.min_count, f.buckets)
-                if tables.setdefault(f.table, shape) != shape:
+                if tables.setdefault(table, shape) != shape:
                     raise ValueError(
-                        f"feature {feature_name(f)}: shares table {f.table!r} but differs in encoding, dim, "
+                        f"feature {feature_name(f)}: shares table {table!r} but differs in encoding, dim, "
                         "min_count or buckets"
                     )
 

@@ -119,6 +119,13 @@ class EventChecker:
         self._tasks = {t.name: _task_expressions(t) for t in schema.tasks} if labelled else {}
         self.ids = {name: e.id for name, e in schema.entities.items()}
         self.kept = self._kept_columns()
+        self._tried = False
+        made = [TIME, ROW, DRAWN, *(where_column(n) for n in self._flags)]
+        made += [f(t) for t in self._tasks for f in (label_column, weight_column)]
+        if taken := sorted(set(made) & set(self.kept)):
+            raise ConfigError(
+                f"the column name {taken[0]!r} is reserved", where="events", fix="rename the column"
+            )
 
     def _kept_columns(self) -> list[str]:
         schema = self.schema
@@ -149,6 +156,28 @@ class EventChecker:
         names += [c for a in self.schema.aggregates for c in a.by]
         return [c for c in dict.fromkeys(names) if not is_entity_column(self.schema, c)]
 
+    def _try_by_row(self, raw: pl.DataFrame) -> None:
+        """Refuse expressions whose value in a row depends on other rows: these may be its future."""
+        named = [(f"features.{n}.where", e) for n, e in self._flags.items()]
+        for task, parts in self._tasks.items():
+            keys = (f"tasks.{task}.{part}" for part in ("label", "weight", "mask"))
+            named += [(key, e) for key, e in zip(keys, parts, strict=True) if e is not None]
+        half = len(raw) // 2
+        for where, expression in named:
+            if not expression.meta.root_names():
+                continue  # a constant
+            whole, halves = (
+                pl.concat([_evaluate(rows, expression, where) for rows in pieces])
+                for pieces in ([raw], [raw[:half], raw[half:]])
+            )
+            if not whole.equals(halves):
+                raise ConfigError(
+                    "the expression reads other rows than its own, and these may be its future",
+                    where=where,
+                    fix="compare with a constant or with a column of the same row",
+                )
+        self._tried = True
+
     def check(self, raw: pl.DataFrame, first_row: int, rejects: Rejects) -> pl.DataFrame:
         """Checked events of a piece; unusable rows go to `rejects`.
 
@@ -160,6 +189,8 @@ class EventChecker:
             Row number of the first row in the source.
         """
         rejects.read += len(raw)
+        if not self._tried and len(raw) > 1:
+            self._try_by_row(raw)
         # Labels and conditions read the raw columns, the time column among them: the results are
         # collected first and joined with the kept columns at the end.
         derived: dict[str, pl.Series] = {
@@ -168,7 +199,7 @@ class EventChecker:
         }
         reasons: list[pl.Expr] = [pl.when(pl.col(TIME).is_null()).then(pl.lit("time cannot be read"))]
         for entity, column in self.ids.items():
-            text = raw[column].cast(pl.String, strict=False)
+            text = _id_text(raw[column])
             if entity in ("member", "item"):
                 derived[f"__missing:{entity}"] = (text.is_null() | (text == "")).fill_null(True)
                 reasons.append(pl.when(pl.col(f"__missing:{entity}")).then(pl.lit(f"{entity} id is missing")))
@@ -178,8 +209,9 @@ class EventChecker:
             derived[f"__bad:{task}"] = bad
             reasons.append(pl.when(pl.col(f"__bad:{task}").is_not_null()).then(pl.col(f"__bad:{task}")))
         for name, expression in self._flags.items():
-            flag = _evaluate(raw, expression, f"features.{name}.where")
-            derived[where_column(name)] = flag.cast(pl.Boolean).fill_null(False)
+            where = f"features.{name}.where"
+            flag = _broadcast(_evaluate(raw, expression, where), len(raw))
+            derived[where_column(name)] = _cast(flag, pl.Boolean, where).fill_null(False)
         extra = pl.DataFrame({k: v.alias(k) for k, v in derived.items()})
         reason = extra.select(pl.coalesce(*reasons).alias("reason"))["reason"]
         good = reason.is_null()
@@ -219,21 +251,41 @@ def _evaluate(raw: pl.DataFrame, expression: pl.Expr, where: str) -> pl.Series:
         raise ConfigError(f"cannot be evaluated: {str(error).splitlines()[0]}", where=where) from error
 
 
+def _cast(values: pl.Series, dtype: type[pl.DataType], where: str) -> pl.Series:
+    """Another type; what does not fit becomes null."""
+    try:
+        return values.cast(dtype, strict=False)
+    except pl.exceptions.PolarsError as error:
+        raise ConfigError(f"gives {values.dtype}, {dtype} is expected", where=where) from error
+
+
+def _id_text(ids: pl.Series) -> pl.Series:
+    """Ids as text, null where there is none."""
+    if ids.dtype.is_float():
+        ids = ids.fill_nan(None)
+    try:
+        return ids.cast(pl.String, strict=False)
+    except pl.exceptions.PolarsError as error:
+        raise DataError(f"holds {ids.dtype}, an id is expected", where=f"column {ids.name!r}") from error
+
+
 def _labels(
     raw: pl.DataFrame, task: str, expressions: tuple[pl.Expr, pl.Expr | None, pl.Expr | None]
 ) -> tuple[pl.Series, pl.Series, pl.Series]:
     """Label, weight, and the reason where a row is unusable (else null)."""
     label_expr, weight_expr, mask_expr = expressions
     n = len(raw)
-    label = _broadcast(_evaluate(raw, label_expr, f"tasks.{task}.label"), n).cast(pl.Float32, strict=False)
+    where = f"tasks.{task}"
+    label = _broadcast(_evaluate(raw, label_expr, f"{where}.label"), n)
+    label = _cast(label, pl.Float32, f"{where}.label")
     weight = pl.Series([1.0] * n, dtype=pl.Float32)
     if weight_expr is not None:
-        weight = _broadcast(_evaluate(raw, weight_expr, f"tasks.{task}.weight"), n)
-        weight = weight.cast(pl.Float32, strict=False)
+        weight = _broadcast(_evaluate(raw, weight_expr, f"{where}.weight"), n)
+        weight = _cast(weight, pl.Float32, f"{where}.weight")
     defined = pl.Series([True] * n)
     if mask_expr is not None:
-        defined = _broadcast(_evaluate(raw, mask_expr, f"tasks.{task}.mask"), n)
-        defined = defined.cast(pl.Boolean, strict=False).fill_null(False)
+        defined = _broadcast(_evaluate(raw, mask_expr, f"{where}.mask"), n)
+        defined = _cast(defined, pl.Boolean, f"{where}.mask").fill_null(False)
     frame = pl.DataFrame({"y": label, "w": weight, "d": defined})
     usable = pl.col("y").is_finite() & pl.col("y").is_between(0, 1)
     checked = frame.select(

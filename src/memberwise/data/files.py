@@ -58,7 +58,8 @@ def _expand_local(path: str | Path, base: Path | None) -> list[str]:
     if base is not None and not full.is_absolute():
         full = base / full
     if full.is_dir():
-        found = [str(p) for p in sorted(full.rglob("*")) if p.suffix.lower() in _FORMATS]
+        names = sorted(p.relative_to(full) for p in full.rglob("*"))
+        found = [str(full / p) for p in names if _is_data(p)]
         if not found:
             raise DataError("the directory holds no Parquet, CSV or Arrow file", where=str(full))
         return found
@@ -70,11 +71,17 @@ def _expand_local(path: str | Path, base: Path | None) -> list[str]:
     return found
 
 
+def _is_data(path: Path) -> bool:
+    """Whether a file of a directory is a table; writers keep what is unfinished under ``_`` or ``.``."""
+    return path.suffix.lower() in _FORMATS and not any(part.startswith(("_", ".")) for part in path.parts)
+
+
 def _expand_remote(url: str) -> list[str]:
     try:
         fs, path = fsspec.core.url_to_fs(url)
         if fs.isdir(path):
-            names = [p for p in sorted(fs.find(path)) if Path(p).suffix.lower() in _FORMATS]
+            below = path.rstrip("/") + "/"
+            names = [p for p in sorted(fs.find(path)) if _is_data(Path(p.removeprefix(below)))]
         else:
             names = sorted(fs.glob(path)) if glob.has_magic(path) else [path]
     except (ImportError, OSError, ValueError) as error:
@@ -85,7 +92,10 @@ def _expand_remote(url: str) -> list[str]:
 
 
 def open_dataset(
-    paths: str | Path | Sequence[str | Path], base: Path | None = None, text: Sequence[str] = ()
+    paths: str | Path | Sequence[str | Path],
+    base: Path | None = None,
+    text: Sequence[str] = (),
+    columns: Sequence[str] | None = (),
 ) -> ds.Dataset:
     """Open files as one Arrow data set.
 
@@ -95,11 +105,14 @@ def open_dataset(
         As in `expand`.
     text
         Columns that a CSV must not turn into numbers: the id ``0816692`` keeps its zero.
+    columns
+        Columns that will be read, None for all: the files must agree on their types.
 
     Raises
     ------
     DataError
-        For an unknown ending, a mix of formats, a damaged file, or a column name that stands twice.
+        For an unknown ending, a mix of formats, a damaged file, a column name that stands twice, or a column
+        that holds different kinds of values in different files.
     """
     files = expand(paths, base)
     formats = {_format(f) for f in files}
@@ -111,15 +124,58 @@ def open_dataset(
         types = {name: pa.string() for name in text}
         file_format = ds.CsvFileFormat(convert_options=pacsv.ConvertOptions(column_types=types))
     filesystem = None
+    if len({f.partition("://")[0] if "://" in f else "" for f in files}) > 1:
+        raise DataError("names files in different places", where=str(paths), fix="bring them to one")
     if "://" in files[0]:
         filesystem, _ = fsspec.core.url_to_fs(files[0])
         files = [filesystem._strip_protocol(f) for f in files]
     try:
         dataset = ds.dataset(files, format=file_format, filesystem=filesystem)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"cannot be read: {_first_line(error)}", where=_blame(files, file_format)) from error
+        blamed, problem = _blame(files, file_format), _first_line(error)
+        if "duplicate field names" in problem or "multiple columns named" in problem:
+            raise DataError(
+                f"a column name stands twice: {problem}", where=blamed, fix="rename one of them"
+            ) from error
+        raise DataError(f"cannot be read: {problem}", where=blamed) from error
     check_names(dataset.schema.names, where=files[0])
-    return dataset
+    if len(files) == 1:
+        return dataset
+    common = _common_schema(dataset, text, columns)
+    return ds.dataset(files, schema=common, format=file_format, filesystem=filesystem)
+
+
+def _common_schema(dataset: ds.Dataset, text: Sequence[str], columns: Sequence[str] | None) -> pa.Schema:
+    """All columns of all files; numbers and times in the wider type, ids of different types as text."""
+    fields: dict[str, tuple[pa.Field, str]] = {}
+    for fragment in dataset.get_fragments():
+        try:
+            schema = fragment.physical_schema
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"cannot be read: {_first_line(error)}", where=fragment.path) from error
+        check_names(schema.names, where=fragment.path)
+        for field in schema:
+            known, where = fields.setdefault(field.name, (field, fragment.path))
+            if known.type == field.type:
+                continue
+            if (both := _common_field(known, field, text)) is not None:
+                fields[field.name] = both, where
+            elif columns is None or field.name in columns:
+                raise DataError(
+                    f"the column {field.name!r} holds {known.type} in {where}, but {field.type} here",
+                    where=fragment.path,
+                    fix="write it with one type",
+                )
+    return pa.schema([field for field, _ in fields.values()])
+
+
+def _common_field(one: pa.Field, other: pa.Field, text: Sequence[str]) -> pa.Field | None:
+    try:
+        pair = [pa.schema([one]), pa.schema([other])]
+        return pa.unify_schemas(pair, promote_options="permissive").field(0)
+    except pa.ArrowException:
+        nested = pa.types.is_nested(one.type) or pa.types.is_nested(other.type)
+        return pa.field(one.name, pa.string()) if one.name in text and not nested else None
 
 
 def _format(file: str) -> str:
@@ -189,7 +245,7 @@ def record_batches(
             source = source.select(columns)
         yield from source.iter_slices(rows)
         return
-    dataset = open_dataset(source, base, text)
+    dataset = open_dataset(source, base, text, columns)
     where = str(source)
     if columns is not None:
         need_columns(dataset.schema.names, columns, where=where)
@@ -208,7 +264,7 @@ def record_batches(
         raise DataError(
             f"cannot be read: {_first_line(error)}",
             where=where,
-            fix="a file is damaged or still being written",
+            fix="a file is damaged, still being written, or has a value that is not of its column's type",
         ) from error
 
 

@@ -12,7 +12,8 @@ import polars as pl
 from memberwise.data.events import TIME
 from memberwise.data.files import need_columns, read_table
 from memberwise.data.hashing import U64, HashIndex, hash_lists, hash_values
-from memberwise.data.times import I64, parse_time
+from memberwise.data.pending import NEVER
+from memberwise.data.times import I64, YEAR_ONE, parse_time
 from memberwise.errors import DataError
 from memberwise.schema import Schema
 
@@ -85,10 +86,10 @@ class EntityTable:
         return self._numbers[column][rows]
 
     def times(self, column: str, rows: npt.NDArray[np.int32], unit: str) -> I64:
-        """A date or time column in microseconds, -1 where missing."""
+        """A date or time column in microseconds, `NEVER` where missing."""
         if column not in self._times:
-            us = parse_time(self._column(column), unit).fill_null(-1).to_numpy()
-            self._times[column] = np.append(us, -1)
+            us = parse_time(self._column(column), unit, YEAR_ONE).fill_null(NEVER).to_numpy()
+            self._times[column] = np.append(us, NEVER)
         return self._times[column][rows]
 
 
@@ -188,9 +189,9 @@ class Frame:
         return table.numbers(name, self._entity_rows(table.name))
 
     def moments(self, column: str) -> I64:
-        """A date or time column in microseconds, -1 where missing."""
+        """A date or time column in microseconds, `NEVER` where missing."""
         unit = self.schema.events.time_unit
         table, name = self._split(column)
         if table is None:
-            return parse_time(self.events[name], unit).fill_null(-1).to_numpy()
+            return parse_time(self.events[name], unit, YEAR_ONE).fill_null(NEVER).to_numpy()
         return table.times(name, self._entity_rows(table.name), unit)

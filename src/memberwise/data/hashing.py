@@ -34,7 +34,8 @@ def hash_values(values: pl.Series) -> U64:
     Parameters
     ----------
     values : polars.Series
-        Integers, strings, booleans, categoricals, dates, or floats that hold whole numbers.
+        Integers, strings, booleans, categoricals, dates, or floats: a whole number is the same value as
+        an integer (a nullable id column read from CSV).
 
     Returns
     -------
@@ -43,7 +44,7 @@ def hash_values(values: pl.Series) -> U64:
     Raises
     ------
     DataError
-        If the column holds lists or structs.
+        If the column holds lists or structs, or bytes that are not text.
     """
     if values.dtype.is_nested():
         raise DataError(
@@ -51,28 +52,31 @@ def hash_values(values: pl.Series) -> U64:
             where=f"column {values.name!r}",
             fix="set max_values above 1 for a list column",
         )
+    if values.dtype.is_decimal():
+        values = values.cast(pl.Float64)
     if values.dtype.is_float():
-        values = _whole_floats(values)
+        values = values.set(~values.is_finite().fill_null(False), None)
     if isinstance(values.dtype, pl.Categorical | pl.Enum):
         values = values.cast(pl.String)
     encoded = values.rechunk().to_arrow().dictionary_encode()
     if isinstance(encoded, pa.ChunkedArray):
         encoded = encoded.combine_chunks()
-    texts = pl.Series(pc.cast(encoded.dictionary, pa.large_string())).to_list()
+    try:
+        texts = pl.Series(pc.cast(encoded.dictionary, pa.large_string())).to_list()
+    except pa.ArrowException as error:
+        raise DataError(
+            f"values of {values.dtype} cannot be read as text: {error}", where=f"column {values.name!r}"
+        ) from error
+    if values.dtype.is_float():
+        texts = [
+            str(int(x)) if x.is_integer() and abs(x) < 2**53 else text
+            for x, text in zip(encoded.dictionary.to_pylist(), texts, strict=True)
+        ]
     table = np.zeros(len(texts) + 1, np.uint64)  # the last entry is where nulls point to
     for i, text in enumerate(texts):
         table[i] = hash_text(text) if text else MISSING
     codes = pc.fill_null(encoded.indices, len(texts)).to_numpy(zero_copy_only=False)
     return np.asarray(table[codes])
-
-
-def _whole_floats(values: pl.Series) -> pl.Series:
-    """Floats that are whole numbers as integers (a nullable id column read from CSV), else as text."""
-    finite = values.set(~values.is_finite().fill_null(False), None)
-    whole = finite.drop_nulls()
-    if bool((whole == whole.round()).all()) and bool((whole.abs() < 2**53).all()):
-        return finite.cast(pl.Int64)
-    return finite.cast(pl.String)
 
 
 def hash_lists(values: pl.Series, max_values: int) -> tuple[U64, npt.NDArray[np.int64]]:

@@ -106,8 +106,9 @@ def sort_events(
                 pieces.append(_spill(piece.sort(TIME, maintain_order=True), Path(scratch) / f"{i}.arrow"))
         where = "the events" if isinstance(source, pl.DataFrame | pa.Table) else str(source)
         if not pieces:
+            rejects.check(checker.schema.events.max_rejected, where)
             if rejects.read:
-                rejects.check(0.0, where)
+                raise DataError(f"none of the {rejects.read:,} rows can be used", where=where)
             raise DataError("the log is empty: it has no rows", where=where)
         rejects.check(checker.schema.events.max_rejected, where)
         _merge([_map(p) for p in pieces], path, transform, chunk_rows)
@@ -122,7 +123,8 @@ def _spill(piece: pl.DataFrame, path: Path) -> Path:
 
 
 def _map(path: Path) -> pl.DataFrame:
-    return pl.DataFrame(pa.ipc.open_file(pa.memory_map(str(path))).read_all())
+    with pa.memory_map(str(path)) as source:  # the rows stay mapped when the file is closed
+        return pl.DataFrame(pa.ipc.open_file(source).read_all())
 
 
 def _merge(pieces: list[pl.DataFrame], path: Path, transform: Transform | None, chunk_rows: int) -> None:

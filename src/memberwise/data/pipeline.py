@@ -19,11 +19,13 @@ from memberwise.data.aggregates import AggregateState
 from memberwise.data.arrays import Arrays
 from memberwise.data.entities import EntityEmbeddings
 from memberwise.data.events import label_column, weight_column
+from memberwise.data.files import need_columns
 from memberwise.data.frame import EntityTable, Frame
 from memberwise.data.hashing import U64, hash_text
 from memberwise.data.history import HistoryState
 from memberwise.data.layout import Layout, compile_layout
 from memberwise.data.normalise import Normaliser
+from memberwise.data.pending import NEVER
 from memberwise.data.vocabulary import PAD, Vocabulary
 from memberwise.errors import ConfigError
 from memberwise.schema import DAY, Age, Categorical, Clock, History, Numeric, Schema, Vector, feature_name
@@ -192,8 +194,9 @@ class FeaturePipeline:
                     columns.append(frame.numbers(f.column).astype(np.float32)[:, None])
                 case Age():
                     since = frame.moments(f.since)
-                    days = np.log1p(np.maximum(frame.times - since, 0) / DAY)
-                    columns.append(np.where(since < 0, np.nan, days).astype(np.float32)[:, None])
+                    known = since != NEVER
+                    days = np.log1p(np.maximum(frame.times - np.where(known, since, 0), 0) / DAY)
+                    columns.append(np.where(known, days, np.nan).astype(np.float32)[:, None])
         columns += [state.read(frame) for state in self.aggregates]
         return np.hstack(columns) if columns else np.zeros((len(frame), 0), np.float32)
 
@@ -245,6 +248,7 @@ def _load_vectors(f: Vector, tables: Mapping[str, EntityTable], base: Path | Non
         return vectors
     table = tables[f.entity]
     assert f.column is not None
+    need_columns(table.table.columns, [f.column], where=f"the table of entity '{f.entity}'")
     return EntityEmbeddings.from_column(f.entity, table.ids, table.table[f.column], f"{f.entity}.{f.column}")
 
 

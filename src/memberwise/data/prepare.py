@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import numpy.typing as npt
 
@@ -22,7 +23,7 @@ from memberwise.data.packed import PackedRows, PackedWriter
 from memberwise.data.pipeline import FeaturePipeline
 from memberwise.data.vocabulary import PAD
 from memberwise.errors import DataError
-from memberwise.schema import Schema, to_micros
+from memberwise.schema import Schema, Vector, to_micros
 
 FORMAT = 1
 Progress = Callable[[str, int, int], None]
@@ -56,10 +57,15 @@ def fingerprint(schema: Schema, base: Path | None) -> str:
     """Name of everything that the packed rows depend on: the schema and the state of its files."""
     parts: list[object] = [FORMAT, json.loads(schema.model_dump_json())]
     sources = [schema.events.path, *(e.path for e in schema.entities.values() if e.path is not None)]
+    sources += [f.path for f in schema.features if isinstance(f, Vector) and f.path is not None]
     for source in sources:
         for file in expand(source, base):
-            stat = os.stat(file) if "://" not in file else None
-            parts.append([file, *((stat.st_size, stat.st_mtime_ns) if stat else ())])
+            if "://" in file:
+                fs, name = fsspec.core.url_to_fs(file)
+                parts.append([file, fs.ukey(name)])
+            else:
+                stat = os.stat(file)
+                parts.append([file, stat.st_size, stat.st_mtime_ns])
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -210,7 +216,9 @@ def _summary(
     for name in packed.splits:
         rows = packed.rows(name)
         time = np.asarray(rows["time"], np.int64)
-        rates = np.nanmean(np.asarray(rows["labels"], np.float64), axis=0)
+        labels = np.asarray(rows["labels"], np.float64)
+        defined = (~np.isnan(labels)).sum(axis=0)
+        rates = np.nansum(labels, axis=0) / np.where(defined, defined, np.nan)
         splits[name] = {
             "rows": len(time),
             "first": int(time[0]),

@@ -11,11 +11,11 @@ from memberwise.schema import DAY, HOUR, Delay
 I64 = npt.NDArray[np.int64]
 
 _PER_UNIT = {"s": 1_000_000, "ms": 1_000, "us": 1}
-_FIRST, _LAST = 0, 253_402_300_800_000_000  # the years 1970 to 9999
+YEAR_ONE, _LAST = -62_135_596_800_000_000, 253_402_300_800_000_000  # the years 1 and 10,000
 
 
-def parse_time(column: pl.Series, unit: str) -> pl.Series:
-    """Microseconds since 1970 in UTC (Int64); null where a value is no time.
+def parse_time(column: pl.Series, unit: str, first: int = 0) -> pl.Series:
+    """Microseconds since 1970 in UTC (Int64); null where a value is no time, or one before `first`.
 
     Numbers are read in `unit`; a time without a zone is UTC; texts may carry different offsets.
     """
@@ -44,12 +44,15 @@ def parse_time(column: pl.Series, unit: str) -> pl.Series:
         us = _parse_text(column, unit)
     else:
         us = pl.Series(column.name, [None] * len(column), dtype=pl.Int64)
-    return us.set((us < _FIRST).fill_null(False) | (us >= _LAST).fill_null(False), None)
+    return us.set((us < first).fill_null(False) | (us >= _LAST).fill_null(False), None)
 
 
 def _parse_text(column: pl.Series, unit: str) -> pl.Series:
     """Texts: with an offset, without one, or a number written as text."""
-    text = column.str.strip_chars().str.replace(r"[zZ]$", "+00:00").str.replace(" ", "T", literal=True)
+    text = column.str.strip_chars().str.replace(r"\s*[zZ]$", "+00:00")
+    # "2013-09-01 12:00:00 +02" is the same as "2013-09-01T12:00:00+02:00"
+    text = text.str.replace(r"(\d:\d\S*)\s+([+-])", "${1}${2}").str.replace(r"(:\d\S*[+-]\d\d)$", "${1}:00")
+    text = text.str.replace(" ", "T", literal=True)
     formats = [f"%Y-%m-%dT%H:%M{s}{z}" for z in ("%:z", "%z", "") for s in (":%S%.f", ":%S", "")]
     frame = pl.DataFrame({"t": text})
     zoned = [
@@ -67,7 +70,7 @@ def _parse_text(column: pl.Series, unit: str) -> pl.Series:
     if parsed.null_count() == len(parsed):
         number = column.cast(pl.Float64, strict=False)
         if number.null_count() < len(number):
-            return parse_time(number, unit)
+            return parse_time(number, unit, YEAR_ONE)
     return parsed
 
 
