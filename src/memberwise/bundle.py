@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -73,8 +74,7 @@ def publish(
         The new version's directory.
     """
     bundles.mkdir(parents=True, exist_ok=True)
-    partial = bundles / f".partial-{os.getpid()}"
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = bundles / f".partial-{uuid.uuid4().hex}"
     partial.mkdir()
     try:
         write(partial)
@@ -83,10 +83,8 @@ def publish(
         for path in sorted(p for p in partial.rglob("*") if p.is_file()):
             name = path.relative_to(partial).as_posix()
             files[name] = {"sha256": _sha256(path), "bytes": path.stat().st_size}
-            if before is not None and parent is not None and before.files.get(name) == files[name]:
-                path.unlink()
-                os.link(parent / name, path)
-            else:
+            same = before is not None and before.files.get(name) == files[name]
+            if not (same and parent is not None and _link(parent / name, path, files[name]["sha256"])):
                 _sync(path)
         manifest = {
             "format": FORMAT,
@@ -98,12 +96,27 @@ def publish(
         path = partial / MANIFEST
         path.write_text(json.dumps(manifest, indent=1))
         _sync(path)
-        _sync(partial)
+        for folder in (*(p for p in partial.rglob("*") if p.is_dir()), partial):
+            _sync(folder)
         version = _claim(bundles, partial)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     point(bundles, version.name)
     return version
+
+
+def _link(old: Path, new: Path, sha256: str) -> bool:
+    """Replace a file by a hard link to an equal one, if that is still intact and can be linked."""
+    spare = new.with_name(new.name + ".link")
+    try:
+        if _sha256(old) != sha256:
+            return False
+        os.link(old, spare)
+        spare.replace(new)
+    except OSError:  # gone, or on a file system without links
+        spare.unlink(missing_ok=True)
+        return False
+    return True
 
 
 def _claim(bundles: Path, partial: Path) -> Path:
@@ -133,10 +146,12 @@ def point(bundles: Path, version: str) -> None:
         raise BundleError(
             f"there is no version {version!r}", where=str(bundles), fix=f"known versions: {known}"
         )
-    pointer = bundles / f".{CURRENT}-{os.getpid()}"
-    pointer.unlink(missing_ok=True)
+    pointer = bundles / f".{CURRENT}-{uuid.uuid4().hex}"
     pointer.symlink_to(version)
-    pointer.replace(bundles / CURRENT)
+    try:
+        pointer.replace(bundles / CURRENT)
+    finally:
+        pointer.unlink(missing_ok=True)
     _sync(bundles)
 
 
@@ -187,8 +202,11 @@ def read_manifest(path: Path) -> Manifest:
                 where=str(path),
                 fix="install a newer memberwise",
             )
-        return Manifest(path.name, raw["created"], raw["parent"], raw["files"], raw["info"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        files = {
+            str(n): {"sha256": str(f["sha256"]), "bytes": int(f["bytes"])} for n, f in raw["files"].items()
+        }
+        return Manifest(path.name, raw["created"], raw["parent"], files, raw["info"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BundleError(f"the manifest cannot be read: {error}", where=str(path / MANIFEST)) from error
 
 
