@@ -13,13 +13,19 @@ from torch import Tensor, nn
 
 from memberwise.errors import ConfigError
 from memberwise.nn.cross import CrossConfig
+from memberwise.nn.gating import GatedMLPConfig
 from memberwise.nn.history import MeanHistory
 from memberwise.nn.mlp import MLPConfig
+from memberwise.nn.residual_cross import AttentionCrossConfig, ResidualCrossConfig
+from memberwise.nn.transact import HistoryTransformer
 
-Block = Annotated[CrossConfig | MLPConfig, Field(discriminator="type")]
+Block = Annotated[
+    CrossConfig | MLPConfig | AttentionCrossConfig | ResidualCrossConfig | GatedMLPConfig,
+    Field(discriminator="type"),
+]
 """Interaction blocks: ``[B, d] -> [B, out_dim]``."""
 
-HISTORY_ENCODERS = {"mean": MeanHistory}
+HISTORY_ENCODERS: dict[str, type[nn.Module]] = {"mean": MeanHistory, "transformer": HistoryTransformer}
 """Encoders of a history: ``(item_dim, action_dim)`` in the constructor, then
 ``(items, actions, ages, mask, candidate) -> [B, out_dim]``."""
 
