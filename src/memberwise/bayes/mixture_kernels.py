@@ -84,3 +84,42 @@ def expectation(
             B[t] += second
             A[t] += third
     return total
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_FAST)
+def posterior_means(x: Any, noise: Any, log_weights: Any, means: Any, variances: Any, out: Any) -> None:
+    """Write ``E[theta | x]`` under a mixture of normals and atoms into out [n]."""
+    K = means.size
+    S = np.empty((K, _BLOCK))
+    top, mass = np.empty(_BLOCK), np.empty(_BLOCK)
+    for lo in range(0, x.size, _BLOCK):
+        n = min(_BLOCK, x.size - lo)
+        xs, ss = x[lo : lo + n], noise[lo : lo + n]
+        for i in range(n):
+            top[i] = -1e300
+            mass[i] = 0.0
+            out[lo + i] = 0.0
+        for k in range(K):
+            row, m, v, e = S[k], means[k], variances[k], log_weights[k]
+            if v == 0.0:
+                for i in range(n):
+                    gap = (xs[i] - m) / ss[i]
+                    row[i] = e - 0.5 * gap * gap
+            else:
+                for i in range(n):
+                    noise_i = ss[i] * ss[i]
+                    total = v + noise_i
+                    row[i] = e - 0.5 * ((xs[i] - m) * (xs[i] - m) / total + math.log(total / noise_i))
+            for i in range(n):
+                top[i] = max(top[i], row[i])
+        for k in range(K):
+            row, m, v = S[k], means[k], variances[k]
+            for i in range(n):
+                row[i] = max(row[i] - top[i], -700.0)
+            exponentials(row[:n])
+            for i in range(n):
+                gain = v / (v + ss[i] * ss[i])
+                mass[i] += row[i]
+                out[lo + i] += row[i] * (m + gain * (xs[i] - m))
+        for i in range(n):
+            out[lo + i] /= mass[i]

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from scipy.special import logsumexp, ndtr
 
 from memberwise.bayes.likelihood import FloatArray
+from memberwise.bayes.mixture_kernels import posterior_means
 
 _BLOCK = 16_384
 Seed = int | np.random.SeedSequence | np.random.Generator
@@ -66,7 +67,10 @@ class MixturePrior:
 
     def posterior_mean(self, x: FloatArray, s: float | FloatArray = 1.0) -> FloatArray:
         """Return ``E[theta_i | x_i]``, [n]."""
-        return self._blockwise(x, s, lambda x, s: (self._share(x, s) * self._centres(x, s)[0]).sum(axis=1))
+        x = np.array(x, dtype=np.float64)
+        noise, result = np.array(np.broadcast_to(np.asarray(s, dtype=np.float64), x.shape)), np.empty(x.size)
+        posterior_means(x, noise, np.log(self.weights), self.means, self.variances, result)
+        return result
 
     def posterior_variance(self, x: FloatArray, s: float | FloatArray = 1.0) -> FloatArray:
         """Return ``Var[theta_i | x_i]``, [n]."""

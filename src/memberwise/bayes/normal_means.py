@@ -10,7 +10,7 @@ import numpy as np
 from memberwise.bayes.inputs import InputError
 from memberwise.bayes.likelihood import FloatArray
 
-RAW_LIMIT = 20_000  # observations kept one by one
+RAW_LIMIT = 5_000  # observations kept one by one
 _BINS_PER_SD = 256
 Shard = FloatArray | tuple[FloatArray, float | FloatArray]
 

@@ -107,9 +107,9 @@ class SparseMeans(BaseEstimator):
         learn: tuple[str, ...] = (),
         init: str = "grid",
         n_restarts: int = 1,
-        tol: float = 1e-6,
+        tol: float = 1e-7,
         min_iter: int = 15,
-        max_iter: int = 500,
+        max_iter: int = 1000,
     ) -> None:
         self.method = method
         self.prior = prior
