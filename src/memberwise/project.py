@@ -110,10 +110,15 @@ def _parse(text: str, path: Path) -> tuple[dict[str, Any], Marks]:
         line = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error)
         raise ConfigError(f"is not YAML: {problem}", where=f"{path}{line}") from error
+    except ValueError as error:  # a date such as 2013-13-45
+        raise ConfigError(f"holds a value that cannot be: {error}", where=str(path)) from error
     if not isinstance(values, dict):
         raise ConfigError("holds no settings", where=str(path), fix="start with: events:, entities:, tasks:")
     marks: Marks = {}
-    _collect(node, (), marks, path)
+    try:
+        _collect(node, (), marks, path)
+    except RecursionError:
+        raise ConfigError("holds an anchor that contains itself", where=str(path)) from None
     return values, marks
 
 
@@ -176,9 +181,7 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
     """All pydantic models inside an annotation."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
-    elif get_origin(annotation) is not None or isinstance(
-        annotation, types.UnionType
-    ):
+    elif get_origin(annotation) is not None or isinstance(annotation, types.UnionType):
         for part in get_args(annotation):
             yield from _models(part)
 

@@ -60,7 +60,7 @@ def to_micros(when: datetime | date) -> int:
         when = datetime(when.year, when.month, when.day)
     if when.tzinfo is None:
         when = when.replace(tzinfo=UTC)
-    return round((when - datetime(1970, 1, 1, tzinfo=UTC)) / timedelta(microseconds=1))
+    return (when - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
 
 Duration = Annotated[
@@ -282,6 +282,8 @@ class Schema(Model):
         for entity in self.entities:
             if not _NAME.match(entity):
                 raise ValueError(f"entities: {entity!r} is not a plain name (letters, digits, _)")
+        if not self.name.strip(". ") or set(self.name) & set("/\\\0"):
+            raise ValueError(f"name: {self.name!r} cannot be the name of a directory")
         _unique("tasks", [t.name for t in self.tasks])
         for task in self.tasks:
             if not _NAME.match(task.name):
