@@ -186,8 +186,8 @@ def check_totals(e: Evidence) -> Iterator[Finding]:
             yield Finding(
                 "error",
                 "knows the future",
-                f"{use.column!r} goes with the {measured} of each {entity} in this log: it was counted over all "
-                "of it, the test rows included",
+                f"{use.column!r} goes with the {measured} of each {entity} in this log: it was counted over "
+                "all of it, the test rows included",
                 use.where,
                 "take it out and declare an aggregate, which counts only what came before each row",
             )

@@ -112,7 +112,8 @@ def _gap(t: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Iterator[Finding]:
     gaps = np.diff(t)
     widest = int(gaps.argmax())
     if gaps[widest] > max(GAP * span, HOUR):
-        length = format_duration(int(gaps[widest]) // HOUR * HOUR)
+        wide = int(gaps[widest])
+        length = f"{wide / DAY:.0f} days" if wide >= 2 * DAY else f"{wide / HOUR:.0f} hours"
         yield Finding(
             "warning",
             "gap",

@@ -33,7 +33,7 @@ def check_tables(e: Evidence) -> Iterator[Finding]:
             yield Finding(
                 "error" if unknown == 1.0 else "warning",
                 "unknown ids",
-                f"{unknown:.1%} of the events have a {name} without a row in the table, such as {told}",
+                f"the {name} of {unknown:.1%} of the events has no row in the table, such as {told}",
                 where,
                 "are the ids written alike (leading zeros, prefixes), and is 'key' the right column?"
                 if most

@@ -264,7 +264,7 @@ def _entity_sources(f: Findings) -> list[Source]:
             if column.name == file.key:
                 continue
             name = f"{entity}.{column.name}"
-            why = screen.useless(column) or _knows_the_future(column)
+            why = _knows_the_future(column) or screen.useless(column)
             if why is not None:
                 f.plan.left_out.append((name, why))
                 continue

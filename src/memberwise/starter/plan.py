@@ -147,7 +147,7 @@ def separator_of(source: Source) -> str | None:
         parts = texts.str.split(sign)
         if len(texts) and float((parts.list.len() > 1).mean() or 0) > 0.2:  # type: ignore[arg-type]
             distinct = parts.explode().str.strip_chars().n_unique()
-            if distinct < 0.5 * texts.n_unique():
+            if distinct <= 0.5 * texts.n_unique():
                 return sign
     return None
 

@@ -171,6 +171,8 @@ def _find_time(table: Table, given: str | None, reasons: dict[str, str]) -> tupl
 
 def _best(table: Table, names: Mapping[str, float], taken: set[str]) -> str | None:
     scores = {n: s for n, s in id_scores(table, names).items() if n not in taken}
+    # Weak words (device, page) name an id only where they end like one or have an id's many values.
+    scores = {n: s for n, s in scores.items() if s > 1.0 or table.columns[n].distinct >= 100}
     if not scores:
         return None
     top = max(scores.values())

@@ -25,9 +25,19 @@ def useless(column: Column) -> str | None:
         return "it has the same value in every row"
     if column.kind == "other":
         return "its type (nested) cannot be read as values"
-    if column.kind in ("int", "text") and column.distinct >= 0.999 * column.rows and column.rows > 20:
+    if column.rows > 20 and column.distinct >= 0.999 * column.rows and _names_rows(column):
         return "every row has its own value: a row id or free text"
     return None
+
+
+def _names_rows(column: Column) -> bool:
+    """Whether values of which no two rows share one are names; other numbers may measure something."""
+    if column.kind == "text":
+        return True
+    if column.kind != "int" or column.low is None or column.high is None:
+        return False
+    dense = column.high - column.low < 1.01 * column.rows
+    return dense or words.is_id(column.name) or column.high > 2**40
 
 
 def keys_of(series: pl.Series, column: Column) -> npt.NDArray[np.int64]:
@@ -124,7 +134,9 @@ def gives_away(keys: npt.NDArray[np.int64], items: npt.NDArray[np.int64]) -> boo
 def same_as(frame: pl.DataFrame, names: Sequence[str]) -> dict[str, str]:
     """Columns that hold the same information as an earlier one: value by value the other's renaming."""
     twins: dict[str, str] = {}
-    coded = {n: codes(frame[n]) for n in names if not frame[n].dtype.is_nested()}
+    # A date or an amount that is unique to each id still says more than the id.
+    plain = [n for n in names if not (frame[n].dtype.is_nested() or frame[n].dtype.is_temporal())]
+    coded = {n: codes(frame[n]) for n in plain if not frame[n].dtype.is_float()}
     sizes = {n: int(c.max()) + 1 for n, c in coded.items() if len(c)}
     kept: list[str] = []
     for name, size in sizes.items():
