@@ -76,13 +76,16 @@ class Vocabulary:
         if self.frozen:
             self.counts = counts
             return np.arange(old_rows, dtype=np.int32)
-        keep = counts[FIRST:] >= self.min_count
+        seen, hashes = counts[FIRST:], self.index.keys
+        kept = np.flatnonzero(seen >= self.min_count)
+        # The most frequent first, ties by hash: rows depend on the counts alone, not on how the log was cut.
+        kept = kept[np.lexsort((hashes[kept], -seen[kept]))]
         moved = np.full(old_rows, UNSEEN, np.int32)
         moved[MISSING] = MISSING
-        moved[FIRST:][keep] = FIRST + np.arange(int(keep.sum()), dtype=np.int32)
-        self.index = HashIndex(self.index.keys[keep].copy())
+        moved[FIRST + kept] = FIRST + np.arange(len(kept), dtype=np.int32)
+        self.index = HashIndex(hashes[kept])
         self.counts = np.concatenate(
-            [[counts[FIRST:][~keep].sum() + counts[UNSEEN], counts[MISSING]], counts[FIRST:][keep]]
+            [[counts[UNSEEN] + seen.sum() - seen[kept].sum(), counts[MISSING]], seen[kept]]
         )
         self.frozen = True
         return moved
