@@ -140,6 +140,20 @@ def test_what_cannot_be_opened_or_parsed(clinic: Clinic) -> None:
     assert "no such file" in one(clinic.examine(), "refused", "error").what
 
 
+def test_vectors_and_time_zones(clinic: Clinic) -> None:
+    clinic.add({"kind": "vector", "entity": "item", "path": "nothing.arrow"})
+    clinic.settings["features"][8]["timezone"] = "Europe/Amsterdan"
+    fixes = {f.where: f.fix for f in found(clinic.examine(), "refused", "error")}
+    assert fixes["features.8.timezone"] == "did you mean 'Europe/Amsterdam'?"
+    assert len(fixes) == 2
+
+
+def test_a_column_that_cannot_be_encoded(clinic: Clinic) -> None:
+    clinic.log = clinic.log.with_columns(both=pl.struct("device", "load"))
+    clinic.add({"kind": "categorical", "column": "both"})
+    assert "one value is expected" in found(clinic.examine(), "refused", "error")[0].what
+
+
 def test_an_empty_log(clinic: Clinic) -> None:
     clinic.log = clinic.log.head(0)
     assert "no rows" in one(clinic.examine(), "refused", "error").what

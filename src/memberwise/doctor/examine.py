@@ -65,7 +65,11 @@ def examine(project: Project, *, sample_rows: int = 200_000) -> Diagnosis:
         return Diagnosis.of(schema.name, [*named, refused(error, "events")])
     found = [*named]
     for check in CHECKS:
-        found += check(evidence)
+        try:
+            found += check(evidence)
+        except MemberwiseError as error:  # a column that encoding would refuse as well
+            finding = refused(error, "events")
+            found += [] if finding in found else [finding]
     return Diagnosis.of(schema.name, found, _facts(evidence))
 
 

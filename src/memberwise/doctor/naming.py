@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 from pathlib import Path
+from zoneinfo import available_timezones
 
-from memberwise.data.events import is_entity_column
+from memberwise.data.entities import EntityEmbeddings
 from memberwise.data.files import column_names
 from memberwise.doctor.findings import Finding
 from memberwise.doctor.uses import Use, in_events, uses
 from memberwise.errors import MemberwiseError
-from memberwise.schema import Schema
+from memberwise.schema import Clock, Schema, Vector
 
 
 def refused(error: MemberwiseError, where: str) -> Finding:
@@ -30,6 +31,7 @@ def check_names(schema: Schema, base: Path) -> Iterator[Finding]:
     yield from _missing_in_events(schema, base, named)
     yield from _missing_in_tables(schema, base, named)
     yield from _labels_as_features(named)
+    yield from _vectors_and_zones(schema, base)
 
 
 def _missing_in_events(schema: Schema, base: Path, named: list[Use]) -> Iterator[Finding]:
@@ -82,8 +84,22 @@ def _labels_as_features(named: list[Use]) -> Iterator[Finding]:
             )
 
 
-def events_columns(schema: Schema) -> list[Use]:
-    """Features and keys that stand in the events themselves."""
-    return [
-        u for u in uses(schema) if u.role in ("feature", "key") and not is_entity_column(schema, u.column)
-    ]
+def _vectors_and_zones(schema: Schema, base: Path) -> Iterator[Finding]:
+    """Files of vectors that cannot be read, and time zones that do not exist."""
+    for i, f in enumerate(schema.features):
+        if isinstance(f, Vector) and f.path is not None:
+            try:
+                vectors = EntityEmbeddings.read(base / f.path)
+            except MemberwiseError as error:
+                yield refused(error, f"features.{i}.path")
+                continue
+            if vectors.entity != f.entity:
+                text = f"the vectors are of {vectors.entity!r}, not of {f.entity!r}"
+                yield Finding(
+                    "error", "refused", text, f"features.{i}.entity", "name the other entity or file"
+                )
+        if isinstance(f, Clock) and f.timezone not in available_timezones():
+            close = difflib.get_close_matches(f.timezone, sorted(available_timezones()), n=1)
+            hint = f"did you mean {close[0]!r}?" if close else "write it like Europe/Amsterdam"
+            text = f"{f.timezone!r} is not a time zone"
+            yield Finding("error", "refused", text, f"features.{i}.timezone", hint)

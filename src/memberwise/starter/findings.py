@@ -323,4 +323,9 @@ def _remark(f: Findings) -> None:
     else:
         f.notes.append("Check the tasks: " + "; ".join(f"{x.name} = {x.expression}" for x in f.labels) + ".")
     if f.plan.left_out:
-        f.notes.append(f"{len(f.plan.left_out)} columns are left out; the file says why.")
+        n = len(f.plan.left_out)
+        f.notes.append(f"{n} column{'s are' if n > 1 else ' is'} left out; the file says why.")
+    if {"session", "cookie", "device"} & words.stems(f.roles.member):
+        f.notes.append(
+            f"{f.roles.member} stands for the member: who comes back under another one is not known."
+        )
