@@ -264,9 +264,11 @@ def _id_text(ids: pl.Series) -> pl.Series:
     if ids.dtype.is_float():
         ids = ids.fill_nan(None)
     try:
-        return ids.cast(pl.String, strict=False)
-    except pl.exceptions.PolarsError as error:
-        raise DataError(f"holds {ids.dtype}, an id is expected", where=f"column {ids.name!r}") from error
+        if not ids.dtype.is_nested():
+            return ids.cast(pl.String, strict=False)
+    except pl.exceptions.PolarsError:  # bytes that are no text
+        pass
+    raise DataError(f"holds {ids.dtype}, an id is expected", where=f"column {ids.name!r}")
 
 
 def _labels(
