@@ -220,8 +220,18 @@ class EventChecker:
             bad_rows = bad_rows.with_columns(source_row=derived[ROW], reason=reason).filter(~good)
             rejects.add(bad_rows, "reason")
         extra = extra.drop([c for c in extra.columns if c.startswith(("__missing:", "__bad:"))])
-        kept = raw.select(self.kept)
+        kept = raw.select(_plain(raw[c]) for c in self.kept)
         return pl.concat([extra, kept], how="horizontal").filter(good)
+
+
+def _plain(values: pl.Series) -> pl.Series:
+    """Categories as text: their codes differ from piece to piece."""
+    dtype = values.dtype
+    if isinstance(dtype, pl.Categorical | pl.Enum):
+        return values.cast(pl.String)
+    if isinstance(dtype, pl.List | pl.Array) and isinstance(dtype.inner, pl.Categorical | pl.Enum):
+        return values.cast(pl.List(pl.String))
+    return values
 
 
 def is_entity_column(schema: Schema, column: str) -> bool:
