@@ -55,7 +55,8 @@ class EmpiricalBayesClassifier(ClassifierMixin, BaseEstimator):
         replaced by the estimate; "selected": the same on the m features with the largest estimates, m
         by cross-validation; "centroids": nearest shrunken centroids, threshold by cross-validation.
     means : SparseMeans, optional
-        Estimator of the prior; a default `SparseMeans` if not given.
+        Estimator of the prior; by default `SparseMeans` with one start, stopped early: the rule does not
+        feel the last digits of the prior.
     symmetric : bool
         Learn a prior symmetric about zero: a shift common to all features is then no signal.
     null : {"theoretical", "empirical"}
@@ -209,7 +210,7 @@ class EmpiricalBayesClassifier(ClassifierMixin, BaseEstimator):
         two = compare(X, positive)
         spread = empirical_null(two.z)[1] if self.null == "empirical" else 1.0
         z = two.z / spread
-        means = clone(self.means) if self.means is not None else SparseMeans()
+        means = clone(self.means) if self.means is not None else SparseMeans(n_restarts=0, tol=1e-5)
         means.fit(np.concatenate([z, -z]) if self.symmetric else z)
         prior = means.prior_.symmetrised() if self.symmetric else means.prior_
         effect = spread * prior.posterior_mean(z)
