@@ -15,6 +15,7 @@ Examples
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from memberwise.errors import BundleError, ConfigError, DataError, MemberwiseError
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from memberwise.project import Project
     from memberwise.recommender import Recommender
     from memberwise.report import Report
+
+# Idle OpenMP threads that spin collapse as soon as another process wants the core: one training step cost
+# fourteen times its work on a busy two-core machine. It counts only if torch is not loaded yet.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"
 

@@ -261,7 +261,7 @@ def update(project: ProjectPath, events: EventFiles) -> None:
     rec = Recommender.load(loaded.bundles)
     newer = rec.update(events)
     path = newer.save(loaded.bundles)
-    out.print(f"As of {rec.as_of} -> {newer.as_of}. Published [bold]{path}[/]")
+    out.print(f"As of {rec.as_of} -> {newer.as_of}. Published [bold]{path}[/]", soft_wrap=True)
 
 
 bundles = typer.Typer(help="List the saved versions of a project, or go back to one.", no_args_is_help=True)

@@ -27,7 +27,7 @@ def meaning(**settings: object) -> Schema:
 
 def sort(source: object, work: Path, chunk_rows: int = 131_072, spec: Schema | None = None) -> EventLog:
     spec = spec or meaning()
-    return sort_events(source, EventChecker(spec), work / "log.arrow", Rejects(), chunk_rows=chunk_rows)  # type: ignore[arg-type]
+    return sort_events(source, EventChecker(spec), work.with_name(work.name + "-log"), Rejects(), chunk_rows=chunk_rows)  # type: ignore[arg-type]
 
 
 def together(log: EventLog) -> pl.DataFrame:
@@ -153,6 +153,9 @@ def test_a_missing_column_is_named_before_anything_is_read(tmp_path: Path):
         sort(impressions(10).drop("num"), tmp_path)
 
 
-def test_nothing_is_left_behind_but_the_log(tmp_path: Path):
-    sort(impressions(50), tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["log.arrow", "log.sizes.json"]
+def test_nothing_is_left_behind(tmp_path: Path):
+    log = sort(impressions(50), tmp_path / "work")
+    rows = together(log)
+    log.remove()
+    assert list(tmp_path.iterdir()) == []
+    assert len(rows) == 50

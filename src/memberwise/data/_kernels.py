@@ -214,3 +214,28 @@ def walk_history(
             out_ages[i, j] = (row_times[i] - ring_times[m, p]) * 1e-6
             out_known[i, j] = True
     done[0] = added
+
+
+@njit(cache=True, nogil=True)
+def count_places(rows: I32, first: I64, counts: I64) -> None:
+    """Count the values of each column, ``counts[first[c] + rows[i, c]] += 1``; -1 is not counted.
+
+    Parameters
+    ----------
+    rows : [n, C]
+    first : [C]
+        Where each column's table begins in `counts`; below 0, the column is not counted.
+    """
+    for i in range(rows.shape[0]):
+        for c in range(rows.shape[1]):
+            if rows[i, c] >= 0 and first[c] >= 0:
+                counts[first[c] + rows[i, c]] += 1
+
+
+@njit(cache=True, nogil=True)
+def move_places(rows: I32, first: I64, moved: I32) -> None:
+    """Replace values in place, ``rows[i, c] = moved[first[c] + rows[i, c]]``; -1 stays. Shapes as above."""
+    for i in range(rows.shape[0]):
+        for c in range(rows.shape[1]):
+            if rows[i, c] >= 0:
+                rows[i, c] = moved[first[c] + rows[i, c]]

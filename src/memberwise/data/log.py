@@ -1,16 +1,15 @@
 """The event log in time order, on disk: an external sort that holds one piece at a time.
 
-Source rows are checked in pieces, each piece is sorted and written as Arrow, and the pieces are merged by
+Source rows are checked in pieces, each piece is sorted and written as Arrow. Reading merges the pieces by
 ranges of time. Memory is that of one piece and one range, however long the log is. Rows of one moment are
 never parted by the end of a chunk: whatever happens "at the same time" is seen together.
 """
 
 from __future__ import annotations
 
-import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import numpy.typing as npt
@@ -26,31 +25,54 @@ Transform = Callable[[pl.DataFrame], pl.DataFrame]
 
 
 class EventLog:
-    """Checked events in time order, read back chunk by chunk.
+    """Checked events, read back in time order, chunk by chunk.
 
     Parameters
     ----------
-    path : Path
-        An Arrow file written by `sort_events`.
+    folder : Path
+        Holds the pieces.
+    pieces : list of Path
+        Arrow files, each sorted by time.
+    chunk_rows : int
+        About how many rows a chunk has.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file = pa.ipc.open_file(pa.memory_map(str(path)))
-        self._sizes: list[int] = json.loads(_sizes_file(path).read_text())
+    def __init__(self, folder: Path, pieces: list[Path], chunk_rows: int = CHUNK_ROWS) -> None:
+        self.folder = folder
+        self._pieces = [_map(p) for p in pieces]
+        times = [p[TIME].to_numpy() for p in self._pieces]
+        self._bounds = _boundaries(times, chunk_rows)
+        self._starts = [np.searchsorted(t, self._bounds) for t in times]
 
     def __len__(self) -> int:
-        return sum(self._sizes)
+        return sum(len(p) for p in self._pieces)
 
     def chunks(self) -> Iterator[pl.DataFrame]:
-        """The chunks, in time order."""
-        for i in range(self._file.num_record_batches):
-            yield pl.DataFrame(pa.Table.from_batches([self._file.get_batch(i)]))
+        """The chunks, in time order; events of one moment stand in the order of the source."""
+        for k in range(len(self._bounds) - 1):
+            ranges = zip(self._pieces, self._starts, strict=True)
+            parts = [p[int(s[k]) : int(s[k + 1])] for p, s in ranges if s[k + 1] > s[k]]
+            if len(parts) == 1:  # a log that came in time order needs no merge
+                yield parts[0]
+            else:
+                merged = pl.concat(parts, how="vertical_relaxed")
+                yield merged.sort(TIME, ROW, maintain_order=True)
 
     def times(self) -> npt.NDArray[np.int64]:
-        """Times of all events (8 bytes a row)."""
-        parts = [c[TIME].to_numpy() for c in self.chunks()]
-        return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+        """Times of all events, in order (8 bytes a row)."""
+        return np.sort(np.concatenate([p[TIME].to_numpy() for p in self._pieces]), kind="stable")
+
+    def map(self, transform: Transform) -> EventLog:
+        """A new log of the transformed chunks, in place of this one. The transform keeps times in order."""
+        folder = self.folder.with_name(self.folder.name + ".mapped")
+        folder.mkdir()
+        pieces = [_write(transform(c), folder / f"{i}.arrow") for i, c in enumerate(self.chunks())]
+        self.remove()
+        return EventLog(folder, pieces)
+
+    def remove(self) -> None:
+        """Delete the files; what was read of them stays usable."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def check_events(
@@ -74,13 +96,13 @@ def check_events(
 def sort_events(
     source: Source,
     checker: EventChecker,
-    path: Path,
+    folder: Path,
     rejects: Rejects,
     base: Path | None = None,
     transform: Transform | None = None,
     chunk_rows: int = CHUNK_ROWS,
 ) -> EventLog:
-    """Check all events and write them in time order.
+    """Check all events and sort them by time.
 
     Events of one moment keep the order of the source.
 
@@ -88,34 +110,37 @@ def sort_events(
     ----------
     source
         Files or a table.
-    path
-        Where the sorted log goes.
+    folder
+        Where the sorted pieces go; it is emptied first.
     transform
-        Applied to each chunk in time order before it is written (negative sampling).
+        Applied to each chunk in time order (negative sampling).
 
     Raises
     ------
     DataError
         If no usable row is found or too many are rejected.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=path.parent, prefix="sort-") as scratch:
-        pieces = []
-        for i, piece in enumerate(check_events(source, checker, rejects, base)):
-            if len(piece):
-                pieces.append(_spill(piece.sort(TIME, maintain_order=True), Path(scratch) / f"{i}.arrow"))
-        where = "the events" if isinstance(source, pl.DataFrame | pa.Table) else str(source)
-        if not pieces:
-            rejects.check(checker.schema.events.max_rejected, where)
-            if rejects.read:
-                raise DataError(f"none of the {rejects.read:,} rows can be used", where=where)
-            raise DataError("the log is empty: it has no rows", where=where)
-        rejects.check(checker.schema.events.max_rejected, where)
-        _merge([_map(p) for p in pieces], path, transform, chunk_rows)
-    return EventLog(path)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    pieces = []
+    for i, piece in enumerate(check_events(source, checker, rejects, base)):
+        if len(piece):
+            pieces.append(_write(_in_order(piece), folder / f"{i}.arrow"))
+    where = "the events" if isinstance(source, pl.DataFrame | pa.Table) else str(source)
+    rejects.check(checker.schema.events.max_rejected, where)
+    if not pieces:
+        if rejects.read:
+            raise DataError(f"none of the {rejects.read:,} rows can be used", where=where)
+        raise DataError("the log is empty: it has no rows", where=where)
+    log = EventLog(folder, pieces, chunk_rows)
+    return log.map(transform) if transform is not None else log
 
 
-def _spill(piece: pl.DataFrame, path: Path) -> Path:
+def _in_order(piece: pl.DataFrame) -> pl.DataFrame:
+    return piece if piece[TIME].is_sorted() else piece.sort(TIME, maintain_order=True)
+
+
+def _write(piece: pl.DataFrame, path: Path) -> Path:
     table = piece.to_arrow()
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
@@ -125,35 +150,6 @@ def _spill(piece: pl.DataFrame, path: Path) -> Path:
 def _map(path: Path) -> pl.DataFrame:
     with pa.memory_map(str(path)) as source:  # the rows stay mapped when the file is closed
         return pl.DataFrame(pa.ipc.open_file(source).read_all())
-
-
-def _merge(pieces: list[pl.DataFrame], path: Path, transform: Transform | None, chunk_rows: int) -> None:
-    """Write the pieces' rows in time order, cut at times so that a moment is never parted."""
-    times = [p[TIME].to_numpy() for p in pieces]
-    bounds = _boundaries(times, chunk_rows)
-    starts = [np.searchsorted(t, bounds) for t in times]
-    sizes: list[int] = []
-    schema: pa.Schema | None = None
-    writer: pa.RecordBatchFileWriter | None = None
-    options = pa.ipc.IpcWriteOptions(compression="lz4")
-    with pa.OSFile(str(path), "wb") as sink:
-        for k in range(len(bounds) - 1):
-            parts = [p[int(s[k]) : int(s[k + 1])] for p, s in zip(pieces, starts, strict=True)]
-            chunk = pl.concat([p for p in parts if len(p)], how="vertical_relaxed")
-            chunk = chunk.sort(TIME, ROW, maintain_order=True)
-            table = (transform(chunk) if transform is not None else chunk).to_arrow().combine_chunks()
-            schema = schema or table.schema
-            writer = writer or pa.ipc.new_file(sink, schema, options=options)
-            writer.write_table(table.cast(schema))
-            sizes.append(len(table))
-        if writer is not None:
-            writer.close()
-    _sizes_file(path).write_text(json.dumps(sizes))
-
-
-def _sizes_file(path: Path) -> Path:
-    """The chunks' sizes beside the log, so that its length is known without decompressing it."""
-    return path.with_suffix(".sizes.json")
 
 
 def _boundaries(times: list[npt.NDArray[np.int64]], chunk_rows: int) -> npt.NDArray[np.int64]:

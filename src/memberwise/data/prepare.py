@@ -14,6 +14,7 @@ import fsspec
 import numpy as np
 import numpy.typing as npt
 
+from memberwise.data._kernels import count_places, move_places
 from memberwise.data.events import EventChecker, Rejects
 from memberwise.data.files import Source, expand
 from memberwise.data.frame import load_entity_tables
@@ -21,11 +22,11 @@ from memberwise.data.log import EventLog, sort_events
 from memberwise.data.negatives import NegativeSampler
 from memberwise.data.packed import PackedRows, PackedWriter
 from memberwise.data.pipeline import FeaturePipeline
-from memberwise.data.vocabulary import PAD
 from memberwise.errors import DataError
 from memberwise.schema import Schema, Vector, to_micros
 
-FORMAT = 1
+FORMAT = 2
+_BLOCK = 1 << 18
 Progress = Callable[[str, int, int], None]
 """Called with what is done, how much of it, and of how much."""
 
@@ -55,7 +56,7 @@ class Prepared:
 
 def fingerprint(schema: Schema, base: Path | None) -> str:
     """Name of everything that the packed rows depend on: the schema and the state of its files."""
-    parts: list[object] = [FORMAT, json.loads(schema.model_dump_json())]
+    parts: list[object] = [FORMAT, json.loads(schema.model_dump_json(include=set(Schema.model_fields)))]
     sources = [schema.events.path, *(e.path for e in schema.entities.values() if e.path is not None)]
     sources += [f.path for f in schema.features if isinstance(f, Vector) and f.path is not None]
     for source in sources:
@@ -130,7 +131,7 @@ def prepare(
     log = sort_events(
         schema.events.path if source is None else source,
         checker,
-        work / "events.arrow",
+        work / "events",
         rejects,
         base,
         transform=sampler.expand if sampler else None,
@@ -144,7 +145,7 @@ def prepare(
         _settle(pipeline, writer, splits["train"][1])
         packed = writer.publish(splits, leave_out=("dense.raw",))
     _check_labels(packed, schema)
-    log.path.unlink()
+    log.remove()
     return Prepared(packed, pipeline, sampler, rejects, _summary(packed, pipeline, rejects, sampler))
 
 
@@ -161,34 +162,41 @@ def _encode(log: EventLog, pipeline: FeaturePipeline, writer: PackedWriter, prog
 
 def _settle(pipeline: FeaturePipeline, writer: PackedWriter, train_rows: int) -> None:
     """Freeze vocabularies and numeric transforms by train, and revise the rows accordingly."""
-    layout, arrays = pipeline.layout, writer.arrays
-    counts = {name: np.zeros(v.rows, np.int64) for name, v in pipeline.vocabularies.items()}
-    users = [(f.table, "ids", f.start, f.width) for f in layout.ids]
-    for h in layout.histories:
-        users.append((h.action_table, f"{h.name}.actions", 0, h.length))
-        if not any(f.table == h.item_table for f in layout.ids):  # else the item's own field counts
-            users.append((h.item_table, f"{h.name}.items", 0, h.length))
-    for first in range(0, train_rows, 1 << 18):
-        rows = slice(first, min(first + (1 << 18), train_rows))
-        for table, name, start, width in users:
-            values = arrays[name][rows, start : start + width]
-            counts[table] += np.bincount(values[values != PAD], minlength=len(counts[table]))
-    moved = {name: np.append(v.freeze(counts[name]), PAD) for name, v in pipeline.vocabularies.items()}
-    places = [(f.table, "ids", f.start, f.width) for f in layout.ids]
-    for h in layout.histories:
-        places += [
-            (h.item_table, f"{h.name}.items", 0, h.length),
-            (h.action_table, f"{h.name}.actions", 0, h.length),
+    names = list(pipeline.vocabularies)
+    sizes = [pipeline.vocabularies[n].rows for n in names]
+    starts = dict(zip(names, np.concatenate([[0], np.cumsum(sizes)])[:-1].tolist(), strict=True))
+    columns = _table_columns(pipeline)
+    counts = np.zeros(sum(sizes), np.int64)
+    for name, tables in columns.items():
+        first = np.array([starts[t] if counted else -1 for t, counted in tables], np.int64)
+        count_places(writer.arrays[name][:train_rows], first, counts)
+    moved = np.concatenate(
+        [
+            pipeline.vocabularies[n].freeze(counts[starts[n] : starts[n] + k])
+            for n, k in zip(names, sizes, strict=True)
         ]
-    raw = arrays["dense.raw"]
+        or [np.zeros(0, np.int32)]
+    )
+    for name, tables in columns.items():
+        move_places(writer.arrays[name], np.array([starts[t] for t, _ in tables], np.int64), moved)
+    raw = writer.arrays["dense.raw"]
     pipeline.normaliser.fit(np.asarray(raw[:train_rows], np.float32))
     dense = writer.add("dense", np.float32, len(pipeline.normaliser.names))
-    for first in range(0, writer.rows, 1 << 18):
-        rows = slice(first, min(first + (1 << 18), writer.rows))
-        for table, name, start, width in places:
-            block = arrays[name][rows, start : start + width]
-            arrays[name][rows, start : start + width] = moved[table][block]  # PAD is -1: the appended one
+    for start in range(0, writer.rows, _BLOCK):
+        rows = slice(start, min(start + _BLOCK, writer.rows))
         dense[rows] = pipeline.normaliser.transform(np.asarray(raw[rows], np.float32))
+
+
+def _table_columns(pipeline: FeaturePipeline) -> dict[str, list[tuple[str, bool]]]:
+    """Table of each column of each array of rows, and whether the column counts towards the vocabulary."""
+    layout = pipeline.layout
+    columns = {"ids": [(f.table, True) for f in layout.ids for _ in range(f.width)]}
+    for h in layout.histories:
+        # Where the item has a field of its own, that one counts: a history would count an event many times.
+        alone = not any(f.table == h.item_table for f in layout.ids)
+        columns[f"{h.name}.items"] = [(h.item_table, alone)] * h.length
+        columns[f"{h.name}.actions"] = [(h.action_table, True)] * h.length
+    return columns
 
 
 def _check_labels(packed: PackedRows, schema: Schema) -> None:
@@ -251,6 +259,6 @@ def check_new_events(
     rejects = Rejects()
     checker = EventChecker(schema)
     log = sort_events(
-        source, checker, work / "events.arrow", rejects, base, transform=sampler.expand if sampler else None
+        source, checker, work / "events", rejects, base, transform=sampler.expand if sampler else None
     )
     return log, rejects

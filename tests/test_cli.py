@@ -1,0 +1,182 @@
+"""The command line, as a person meets it: what it prints, what it leaves behind, how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import yaml
+
+from memberwise import cli
+
+PROJECT = {
+    "name": "shop",
+    "events": {"path": "events.parquet", "time": "at"},
+    "entities": {"member": {"id": "member"}, "item": {"id": "item", "path": "items.parquet"}},
+    "tasks": [{"name": "click", "label": "clicked"}],
+    "features": [
+        {"kind": "categorical", "column": "member"},
+        {"kind": "categorical", "column": "item"},
+        {"kind": "categorical", "column": "item.tags", "max_values": 3},
+        {"kind": "history", "length": 5, "where": "clicked"},
+    ],
+    "aggregates": [{"by": "member"}, {"by": ["member", "item.tags"]}],
+    "ranker": {"embedding_dim": 4, "blocks": [{"type": "mlp", "hidden": [8]}]},
+    "training": {"epochs": 2, "batch_size": 128},
+}
+
+
+def write_log(folder: Path, rows: int = 2000, days: int = 20, start: str = "2024-01-01") -> pl.DataFrame:
+    rng = np.random.default_rng(rows)
+    first = np.datetime64(start, "us").astype(np.int64)
+    at = np.sort(first + rng.integers(0, days * 86_400, rows) * 1_000_000)
+    member, item = rng.integers(0, 40, rows), rng.integers(0, 30, rows)
+    clicked = rng.random(rows) < 1 / (1 + np.exp(-((member % 5) - 2 + (item % 3) - 1)))
+    return pl.DataFrame({"at": at, "member": member, "item": item, "clicked": clicked}).with_columns(
+        pl.col("at").cast(pl.Datetime("us"))
+    )
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    write_log(tmp_path).write_parquet(tmp_path / "events.parquet")
+    tags = [["new"] if i % 3 == 2 else ["old", "cheap"] for i in range(30)]
+    pl.DataFrame({"item": range(30), "tags": tags}).write_parquet(tmp_path / "items.parquet")
+    path = tmp_path / "project.yaml"
+    path.write_text(yaml.safe_dump(PROJECT))
+    return path
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *args: str | Path) -> int:
+    """Exit code of ``memberwise ARGS``."""
+    monkeypatch.setattr(sys, "argv", ["memberwise", *map(str, args)])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    return int(end.value.code or 0)
+
+
+def test_from_fit_to_rollback(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = project.parent / "runs" / "shop"
+    assert run(monkeypatch, "fit", project) == 0
+    assert "train 1,600" in capsys.readouterr().out
+    assert run(monkeypatch, "evaluate", project, "--draws", "50") == 0
+    assert "logistic on counts" in capsys.readouterr().out
+    assert "<html" in (runs / "report.html").read_text()
+    assert (
+        json.loads((runs / "report.json").read_text())["metrics"]["memberwise"]["click"]["auc"]["value"] > 0.6
+    )
+    assert run(monkeypatch, "rank", project, "--member", "3", "-k", "2") == 2  # typer: no such option
+    capsys.readouterr()
+    assert run(monkeypatch, "rank", project, "--member", "3", "--k", "2", "--json") == 0
+    ranked = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [r["score"] for r in ranked] == sorted((r["score"] for r in ranked), reverse=True)
+    assert len(ranked) == 2
+    write_log(project.parent, 300, 2, "2024-01-21").write_parquet(project.parent / "new.parquet")
+    assert run(monkeypatch, "update", project, project.parent / "new.parquet") == 0
+    assert "000002" in capsys.readouterr().out
+    assert run(monkeypatch, "bundles", "list", project) == 0
+    assert "000001" in capsys.readouterr().out
+    assert run(monkeypatch, "bundles", "rollback", project) == 0
+    assert "000001" in capsys.readouterr().out
+    assert os.readlink(runs / "bundles" / "current") == "000001"
+
+
+def test_events_that_are_not_newer_are_refused(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(monkeypatch, "fit", project)
+    assert run(monkeypatch, "update", project, project.parent / "events.parquet") == 2
+    assert "each counts once" in capsys.readouterr().err
+    assert not (project.parent / "runs/shop/bundles/000002").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"evnts": {}}, "did you mean 'events'?"),
+        ({"events": {"path": "nothing.parquet", "time": "at"}}, "no such file"),
+        ({"events": {"path": "events.parquet", "time": "when"}}, "'when' missing"),
+        ({"tasks": [{"name": "click", "label": "clicked >>> 2"}]}, "tasks.click.label"),
+        ({"tasks": [{"name": "click", "label": "1"}]}, "nothing to learn"),
+        ({"split": {"train": 0.95, "valid": 0.2}}, "leave nothing for test"),
+    ],
+)
+def test_a_mistake_in_the_project_is_a_message_and_not_a_traceback(
+    project: Path,
+    change: dict[str, object],
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    project.write_text(yaml.safe_dump(PROJECT | change))
+    assert run(monkeypatch, "fit", project) == 2
+    printed = capsys.readouterr()
+    assert says in printed.err
+    assert "Traceback" not in printed.err + printed.out
+    assert not (project.parent / "runs/shop/bundles").exists()
+
+
+def test_using_a_version_before_there_is_one(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "rank", project, "--member", "3") == 2
+    assert "memberwise fit" in capsys.readouterr().err
+    assert run(monkeypatch, "rank", project, "--member", "3", "--context", "{") == 2
+    assert "is not JSON" in capsys.readouterr().err
+
+
+COMMANDS = ["demo", "init", "doctor", "fit", "evaluate", "rank", "update", "schema", "bundles"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, command, "--help") == 0
+    assert len(capsys.readouterr().out.split()) > 25
+
+
+def test_the_schema_describes_every_setting(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "schema") == 0
+    schema = json.loads(capsys.readouterr().out)
+    assert {"events", "tasks", "features", "aggregates", "ranker", "training"} <= set(schema["properties"])
+
+
+@pytest.mark.slow
+def test_killed_in_training_and_resumed_ends_with_the_same_numbers(project: Path) -> None:
+    values = PROJECT | {
+        "training": {"epochs": 12, "batch_size": 16, "checkpoint_seconds": 0.0, "patience": 99}
+    }
+
+    def fit(name: str, *options: str) -> subprocess.Popen[bytes]:
+        project.write_text(yaml.safe_dump(values | {"name": name}))
+        command = [sys.executable, "-m", "memberwise.cli", "fit", str(project), *options]
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def log(name: str) -> list[dict[str, float]]:
+        lines = (project.parent / "runs" / name / "run" / "log.jsonl").read_text().splitlines()
+        return [{k: v for k, v in json.loads(line).items() if k != "cpu_seconds"} for line in lines]
+
+    assert fit("whole").wait() == 0
+    victim = fit("cut")
+    checkpoint = project.parent / "runs/cut/run/checkpoint.safetensors"
+    deadline = time.monotonic() + 120
+    while not (checkpoint.exists() and len(log("cut")) >= 3) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    victim.send_signal(signal.SIGKILL)
+    assert victim.wait() == -signal.SIGKILL
+    assert len(log("cut")) < len(log("whole"))
+    assert fit("cut", "--resume").wait() == 0
+    assert log("cut") == log("whole")
