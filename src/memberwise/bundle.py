@@ -82,9 +82,10 @@ def publish(
         files = {}
         for path in sorted(p for p in partial.rglob("*") if p.is_file()):
             name = path.relative_to(partial).as_posix()
-            files[name] = {"sha256": _sha256(path), "bytes": path.stat().st_size}
+            sha256 = _sha256(path)
+            files[name] = {"sha256": sha256, "bytes": path.stat().st_size}
             same = before is not None and before.files.get(name) == files[name]
-            if not (same and parent is not None and _link(parent / name, path, files[name]["sha256"])):
+            if not (same and parent is not None and _link(parent / name, path, sha256)):
                 _sync(path)
         manifest = {
             "format": FORMAT,

@@ -8,7 +8,7 @@ and serving; it can be saved, and moves forward with every batch of new events.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -143,6 +143,27 @@ class AggregateState:
         limit = cutoffs(np.array([moment], np.int64), self.spec.delay, self.train_end)
         if limit[0] > self._pending.past_before:
             self._walk(limit, np.zeros(2, np.int64), np.zeros(0, np.int32))
+
+    def hold(self) -> Callable[[], None]:
+        """What brings the state back to this moment after rows were read; costs what is in the queue."""
+        p, first = self._pending, int(self._pending.done.min())
+        waiting = slice(int(p.offsets[first]), None)
+        codes = np.unique(np.append(p.entries["code"][waiting], 0))
+        arrays = [self._sums, self._at, self._last, *self._distinct]
+        places = [codes] * len(arrays)
+        for j, counts in enumerate(self._pair_count):
+            pairs = p.entries[f"pair{j}"][waiting]
+            arrays.append(counts)
+            places.append(np.unique(pairs[pairs >= 0]))
+        before = [a[at] for a, at in zip(arrays, places, strict=True)]
+        queue = p.hold()
+
+        def back() -> None:
+            for array, at, values in zip(arrays, places, before, strict=True):
+                array[at] = values
+            queue()
+
+        return back
 
     def _walk(
         self, limits: I64, offsets: I64, codes: npt.NDArray[np.int32]

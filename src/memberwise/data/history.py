@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -127,6 +128,27 @@ class HistoryState:
         limit = cutoffs(now, self.spec.delay, self.train_end)
         if limit[0] > self._pending.past_before:
             self._walk(limit, np.array([-1], np.int32), now)
+
+    def hold(self) -> Callable[[], None]:
+        """What brings the state back to this moment after rows were read; costs what is in the queue."""
+        p = self._pending
+        members = np.unique(p.columns["member"][int(p.done[0]) :])
+        members = members[members >= 0]
+        arrays: list[npt.NDArray[Any]] = [
+            self._ring_items,
+            self._ring_actions,
+            self._ring_times,
+            self._total,
+        ]
+        before = [a[members] for a in arrays]
+        queue = p.hold()
+
+        def back() -> None:
+            for array, values in zip(arrays, before, strict=True):
+                array[members] = values
+            queue()
+
+        return back
 
     def _walk(
         self, limits: npt.NDArray[np.int64], members: npt.NDArray[np.int32], times: npt.NDArray[np.int64]

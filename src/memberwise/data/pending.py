@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -89,6 +90,15 @@ class Pending:
         self.done -= gone
         if not keep_window:
             self.done[1] = 0
+
+    def hold(self) -> Callable[[], None]:
+        """What brings the queue back to where it stands now."""
+        before = (self.times, self.offsets, self.columns, self.entries, self.done.copy(), self.past_before)
+
+        def back() -> None:
+            self.times, self.offsets, self.columns, self.entries, self.done, self.past_before = before
+
+        return back
 
     def to_arrays(self) -> Arrays:
         """Everything, for saving."""

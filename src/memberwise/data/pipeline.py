@@ -7,7 +7,8 @@ training and serving is whether vocabularies may still grow.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,16 @@ class FeaturePipeline:
         if self.last_event is not None:
             for state in self._moving():
                 state.advance(self.last_event)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Rows read inside may lie at any later moment; afterwards the features stand where they did."""
+        backs = [state.hold() for state in self._moving()]
+        try:
+            yield
+        finally:
+            for back in backs:
+                back()
 
     def copy(self, empty: bool = False) -> FeaturePipeline:
         """An independent pipeline with the same vocabularies and transforms.

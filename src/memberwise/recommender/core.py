@@ -193,6 +193,7 @@ class Recommender:
         notes: list[str] = []
         if events is None:
             prepared = self._prepared()
+            self._check_same(prepared)
             arrays: Arrays = dict(prepared.packed.rows("test"))
             scores = {OURS: predict(self.ranker, loader(prepared, "test", 8192))}
         else:
@@ -200,6 +201,7 @@ class Recommender:
             scores = {OURS: arrays.pop("scores")}
         for name in self._baseline_names(baselines):
             prepared = self._prepared()
+            self._check_same(prepared)
             fitted = BASELINES[name].fit(
                 prepared.packed.rows("train"), prepared.packed.rows("valid"), prepared.pipeline.layout
             )
@@ -221,15 +223,27 @@ class Recommender:
         """The packed rows of the project's own log."""
         return prepared_rows(self.project)
 
+    def _check_same(self, prepared: Prepared) -> None:
+        """Rows that are encoded otherwise than this version's train would get meaningless scores."""
+        mine, theirs = self.pipeline.vocabularies, prepared.pipeline.vocabularies
+        same = all(np.array_equal(v.index.keys, theirs[name].index.keys) for name, v in mine.items())
+        one, other = self.pipeline.normaliser.to_arrays(), prepared.pipeline.normaliser.to_arrays()
+        if not (same and all(np.array_equal(one[k], other[k], equal_nan=True) for k in one)):
+            raise DataError(
+                "the project's log has changed since this version was fitted",
+                where=str(self.project.config.events.path),
+                fix="fit again, or evaluate on events of your choice: evaluate(FILES)",
+            )
+
     def _score_events(self, events: Source, notes: list[str]) -> Arrays:
         """Arrays of labelled events with their ``scores``, each row seeing only its past."""
         with TemporaryDirectory() as work:
-            sampler = self._sampler()
-            log, rejects = check_new_events(self.project.config, events, Path(work), None, sampler)
-            first = int(log.times()[0])
-            pipeline = self._pipeline_before(first, notes)
+            log, rejects = check_new_events(self.project.config, events, Path(work))
+            pipeline, sampler = self._before(int(log.times()[0]), notes)
             parts: list[Arrays] = []
             for chunk in log.chunks():
+                if sampler is not None:
+                    chunk = sampler.expand(chunk)
                 arrays: Arrays = pipeline.batch_arrays(pipeline.absorb(chunk)) | pipeline.labels(chunk)
                 arrays["scores"] = predict_arrays(self.ranker, arrays)
                 parts.append(arrays)
@@ -246,33 +260,28 @@ class Recommender:
         copy.load_arrays(self.negatives.to_arrays())
         return copy
 
-    def _pipeline_before(self, moment: int, notes: list[str]) -> FeaturePipeline:
-        """The features as of a moment: this version's, or, for older events, replayed from the log."""
-        if moment >= (self.pipeline.last_event or 0):
-            return self.pipeline.copy()
+    def _before(self, moment: int, notes: list[str]) -> tuple[FeaturePipeline, NegativeSampler | None]:
+        """Features and negatives as of a moment: this version's, or replayed from the log if that is past."""
+        if self.pipeline.last_event is None or moment > self.pipeline.last_event:
+            return self.pipeline.copy(), self._sampler()
         notes.append(
             "The events are not newer than what this version has seen: their features were rebuilt from the "
             "project's log, and some of the rows may have been trained on."
         )
         with TemporaryDirectory() as work:
             config = self.project.config
-            log, _ = check_new_events(
-                config,
-                config.events.path,
-                Path(work),
-                self.project.base,
-                NegativeSampler(config) if config.negatives else None,
-            )
+            log, _ = check_new_events(config, config.events.path, Path(work), self.project.base)
             return self._replay(log, moment)
 
-    def _replay(self, log: EventLog, moment: int) -> FeaturePipeline:
-        pipeline = self.pipeline.copy(empty=True)
+    def _replay(self, log: EventLog, moment: int) -> tuple[FeaturePipeline, NegativeSampler | None]:
+        pipeline, config = self.pipeline.copy(empty=True), self.project.config
+        sampler = NegativeSampler(config) if config.negatives is not None else None
         for chunk in log.chunks():
             past = chunk.filter(pl.col(TIME) < moment)
             if len(past):
-                pipeline.absorb(past)
+                pipeline.absorb(past if sampler is None else sampler.expand(past))
                 pipeline.settle()
-        return pipeline
+        return pipeline, sampler
 
     # -- rank -------------------------------------------------------------------------------------
 
@@ -313,7 +322,8 @@ class Recommender:
         """
         candidates = self._candidates(items)
         rows = self._request(member, candidates, at, dict(context or {}))
-        arrays = self.pipeline.batch_arrays(Frame(rows, self.project.config, self.pipeline.tables))
+        with self.pipeline.held():
+            arrays = self.pipeline.batch_arrays(Frame(rows, self.project.config, self.pipeline.tables))
         probabilities = predict_arrays(self.ranker, arrays)
         utilities = np.array([t.utility for t in self.project.config.tasks], np.float32)
         columns = {"item": candidates, "score": probabilities @ utilities}
@@ -325,7 +335,9 @@ class Recommender:
         if items is not None:
             if len(items) == 0:
                 raise DataError("no items are given to rank")
-            return pl.Series("item", [str(i) for i in items])
+            if isinstance(items, str):
+                raise DataError(f"items is one text, {items!r}", fix=f"pass a list: items=[{items!r}]")
+            return pl.Series("item", [_id(i, "items") for i in items])
         if "item" not in self.pipeline.tables:
             raise DataError("no items are given, and the project has no item table", fix="pass items=[...]")
         return self.pipeline.tables["item"].ids.cast(pl.String).alias("item")
@@ -337,7 +349,7 @@ class Recommender:
         config, n = self.project.config, len(items)
         moment = (self.pipeline.last_event or 0) + 1 if at is None else to_micros(at)
         columns: dict[str, Any] = {TIME: np.full(n, moment, np.int64)}
-        context[config.entities["member"].id] = str(member)
+        context[config.entities["member"].id] = _id(member, "member")
         context[config.entities["item"].id] = items
         for name in self._needed_columns():
             if name not in context:
@@ -347,13 +359,21 @@ class Recommender:
                     fix=f"pass context={{{name!r}: ...}}",
                 )
             value = context[name]
-            columns[name] = value if isinstance(value, pl.Series | list | np.ndarray) else [value] * n
-        return pl.DataFrame(columns)
+            one = not isinstance(value, pl.Series | list | np.ndarray)
+            columns[name] = [value] * n if one else value
+            if len(columns[name]) != n:
+                raise DataError(
+                    f"{len(columns[name])} values of {name!r} for {n} items",
+                    where="context",
+                    fix="pass one value for all, or a list with one per item (of lists, for a list column)",
+                )
+        return pl.DataFrame(columns, strict=False)
 
     def _needed_columns(self) -> list[str]:
         """Event columns that scoring reads (what only aggregates count is not among them)."""
         config = self.project.config
-        wanted = [e.id for n, e in config.entities.items() if n in ("member", "item") or e.path is not None]
+        looked_up = {"member", "item", *(f.entity for f in config.features if f.kind == "vector")}
+        wanted = [e.id for n, e in config.entities.items() if n in looked_up or e.path is not None]
         wanted += [c for f in config.features for c in feature_columns(f) if f.kind != "history"]
         wanted += [c for a in config.aggregates for c in a.by]
         return [c for c in dict.fromkeys(wanted) if not is_entity_column(config, c)]
@@ -386,6 +406,17 @@ class Recommender:
         )
         newer.version = self.version
         return newer
+
+
+def _id(value: Any, where: str) -> str:
+    """An id as text."""
+    whole = isinstance(value, float) and value.is_integer()
+    text = "" if value is None or value != value else str(int(value) if whole else value)
+    if not text or any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise DataError(
+            f"{value!r} is not an id", where=where, fix="pass text that is not empty, or a number"
+        )
+    return text
 
 
 def _when(us: int) -> str:
