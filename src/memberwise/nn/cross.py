@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -45,7 +44,7 @@ class CrossNet(nn.Module):
         """Cross the input with itself. ``[B, d] -> [B, d]``."""
         x = x0
         for layer in self.layers:
-            x = torch.addcmul(x, x0, layer(x))
+            x = (x0 * layer(x)).add_(x)  # cheaper than addcmul, whose gradient takes another pass
         return x
 
 
@@ -82,7 +81,7 @@ class LowRankCrossNet(nn.Module):
         """Cross the input with itself. ``[B, d] -> [B, d]``."""
         x = x0
         for down, up in zip(self.down, self.up, strict=True):
-            x = torch.addcmul(x, x0, up(F.linear(x, down.weight)))  # type: ignore[arg-type]
+            x = (x0 * up(F.linear(x, down.weight))).add_(x)  # type: ignore[arg-type]
         return x
 
 
