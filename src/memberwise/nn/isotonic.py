@@ -45,9 +45,9 @@ class IsotonicCalibration(nn.Module):
     Notes
     -----
     ``[B, T] -> [B, T]``. Without ``e`` a curve is rank-neutral, but for the ties that a slope of zero makes:
-    a gain of AUC can only come from ``e`` or from training together. ``e`` is the sum of a row of K values per
-    calibration feature (device, channel, ...) from a table that starts at zero; with features of very many
-    values it becomes a ranker.
+    a gain of AUC can only come from ``e`` or from training together. ``e`` is the sum of a row of K values
+    per calibration feature (device, channel, ...) from a table that starts at zero; with features of very
+    many values it becomes a ranker.
 
     Raises
     ------
