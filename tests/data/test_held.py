@@ -65,8 +65,14 @@ def test_an_error_inside_also_leaves_no_trace():
     event |= {"label:y": 1.0, "label:z": 0.0, "where:past": True, TIME: START}
     pipeline.absorb(table([event]))
     before = arrays(pipeline)
-    with pytest.raises(RuntimeError), pipeline.held():
-        pipeline.encode(Frame(table([{**event, TIME: START + 9 * DAY}]), meaning, {}))
-        raise RuntimeError
+    later = Frame(table([{**event, TIME: START + 9 * DAY}]), meaning, {})
+
+    def fail() -> None:
+        with pipeline.held():
+            pipeline.encode(later)
+            raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError, match="in the middle"):
+        fail()
     for name, array in arrays(pipeline).items():
         np.testing.assert_array_equal(array, before[name], err_msg=name)
