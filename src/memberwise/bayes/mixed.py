@@ -61,7 +61,7 @@ covariance
     sweep_tol : float
         Stop when a sweep moves the logits by less than this (root mean square).
     tol : float
-        Relative tolerance of each entity's solve.
+        Relative tolerance of each entity's solve, before one last step, which squares the error.
     max_iter : int
         Most Newton steps per solve.
     n_threads : int
@@ -116,7 +116,7 @@ covariance
         covariance: str = "auto",
         max_sweeps: int = 50,
         sweep_tol: float = 1e-3,
-        tol: float = 1e-6,
+        tol: float = 1e-4,
         max_iter: int = 50,
         n_threads: int = 1,
         directory: str | None = None,
