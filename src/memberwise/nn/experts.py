@@ -191,6 +191,8 @@ class ExtractionLevel(nn.Module):
     ``[B, T, out]`` where the shared part does not go on.
     """
 
+    _part: Tensor
+
     def __init__(
         self,
         dim: int,
@@ -204,6 +206,8 @@ class ExtractionLevel(nn.Module):
         super().__init__()
         self.tasks, self.own, self.shared, self.goes_on = tasks, own, shared, goes_on
         count = tasks * own + shared
+        part = [t for t in range(tasks) for _ in range(own)] + [tasks] * shared
+        self.register_buffer("_part", torch.tensor(part), persistent=False)
         self.experts = StackedMLP(count, dim, hidden, dropout)
         """Those of task 1, of task 2, ..., and the shared ones."""
         self.gate = nn.Parameter(torch.empty(tasks, dim, own + shared).normal_(std=0.01))
@@ -215,7 +219,7 @@ class ExtractionLevel(nn.Module):
         """``[B, d]`` or ``[B, T + 1, d]`` to ``[B, T + 1, out]`` or ``[B, T, out]``."""
         rows, first = len(z), z.dim() == 2
         part = z.unsqueeze(1).expand(rows, self.tasks + 1, -1) if first else z
-        f = self.experts(z if first else part.index_select(1, self._part_of_expert(z.device)))
+        f = self.experts(z if first else part.index_select(1, self._part))
         own, shared = f.split([self.tasks * self.own, self.shared], 1)
         logits = torch.bmm(part[:, : self.tasks].transpose(0, 1), self.gate)  # [T, B, own + shared]
         g_own, g_shared = logits.softmax(-1).transpose(0, 1).split([self.own, self.shared], -1)
@@ -225,10 +229,6 @@ class ExtractionLevel(nn.Module):
             return mixed
         g = self.shared_gate(part[:, self.tasks]).softmax(-1)
         return torch.cat([mixed, torch.bmm(g.unsqueeze(1), f)], 1)
-
-    def _part_of_expert(self, device: torch.device) -> Tensor:
-        parts = [t for t in range(self.tasks) for _ in range(self.own)] + [self.tasks] * self.shared
-        return torch.tensor(parts, device=device)
 
 
 class MMoEConfig(Model):
