@@ -40,7 +40,8 @@ class IsotonicCalibration(nn.Module):
     buckets : int
         K, the width of ``e``.
     auxiliary_loss : Tensor, scalar
-        ``pull * sum_{t,i} (w_ti - 1)^2``, to be added to the training loss.
+        ``pull * step * sum_{t,i} (w_ti - 1)^2``, to be added to the training loss. As an integral over the
+        range it means the same for narrow and for wide buckets.
 
     Notes
     -----
@@ -60,7 +61,7 @@ class IsotonicCalibration(nn.Module):
     """
 
     def __init__(
-        self, tasks: int, lower: float = -10.0, upper: float = 6.0, step: float = 0.25, pull: float = 1e-3
+        self, tasks: int, lower: float = -10.0, upper: float = 6.0, step: float = 0.25, pull: float = 3e-4
     ) -> None:
         super().__init__()
         if not lower < upper or step <= 0:
@@ -82,7 +83,7 @@ class IsotonicCalibration(nn.Module):
     @property
     def auxiliary_loss(self) -> Tensor:
         """The penalty on slopes away from 1."""
-        return self.pull * (self.weight - 1.0).square().sum()
+        return self.pull * self.step * (self.weight - 1.0).square().sum()
 
     def forward(self, logits: Tensor, effects: Tensor | None = None) -> Tensor:
         """Calibrated logits.
@@ -128,7 +129,7 @@ class IsotonicConfig(Model):
     lower: float = Field(-10.0, description="Logit where the buckets begin.")
     upper: float = Field(6.0, description="Logit where they end; beyond, the curve goes on with slope 1.")
     step: float = Field(0.25, gt=0, description="Width of a bucket; 0.05 for large data.")
-    pull: float = Field(1e-3, ge=0, description="Weight of the penalty that pulls the slopes to 1.")
+    pull: float = Field(3e-4, ge=0, description="Weight of the penalty that pulls the slopes to 1.")
 
     @model_validator(mode="after")
     def _in_order(self) -> IsotonicConfig:
