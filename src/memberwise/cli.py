@@ -89,11 +89,19 @@ def init(
         "project.yaml"
     ),
     force: Annotated[bool, typer.Option(help="Overwrite the file if it is there.")] = False,
+    time: Annotated[str | None, typer.Option(help="Column with the time, if it is not found.")] = None,
+    member: Annotated[str | None, typer.Option(help="Column with the member's id.")] = None,
+    item: Annotated[str | None, typer.Option(help="Column with the item's id.")] = None,
+    request: Annotated[str | None, typer.Option(help="Column that groups the rows shown together.")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(help="Column to predict (repeat for several tasks).")
+    ] = None,
 ) -> None:
     """Look at the columns of your files and propose a commented project file.
 
     Finds the time, the members, the items and what could be a label; counts values and missing ones; and
-    writes a project.yaml that can be fitted as it stands. Read it before you trust it.
+    writes a project.yaml that can be fitted as it stands. Read it before you trust it. Say with the options
+    what it cannot guess from the names.
     """
     from memberwise.starter import propose
 
@@ -101,7 +109,15 @@ def init(
         raise ConfigError(
             "is there already", where=str(output), fix="choose another --output, or add --force"
         )
-    proposal = propose(files, base=output.parent)
+    proposal = propose(
+        files,
+        base=output.parent,
+        time=time,
+        member=member,
+        item=item,
+        request=request,
+        labels=label or (),
+    )
     output.write_text(proposal.yaml, encoding="utf-8")
     for note in proposal.notes:
         out.print(f"- {_literal(note)}")
