@@ -26,7 +26,7 @@ from memberwise.bayes import EmpiricalBayesClassifier, SparseMeans
 from memberwise.bayes.linear_rules import shrinkage_rule
 from memberwise.bayes.two_sample import compare
 
-DATA = Path(os.environ.get("MEMBERWISE_DATA", ROOT.parent / "shared" / "data")) / "microarray"
+DATA = Path(os.environ.get("MEMBERWISE_DATA", ROOT / "data")) / "microarray"
 SETS = ("alon", "golub", "singh", "shipp", "west")
 # The published rule measured once before with an independent implementation, same splits, mean test error %.
 PUBLISHED_RULE = dict(zip(SETS, (47.0, 6.8, 35.8, 20.3, 48.4), strict=True))

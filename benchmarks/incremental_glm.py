@@ -26,7 +26,7 @@ import _bayes_peers
 from _harness import ROOT, Report, Target, Worker, quick_asked
 from memberwise.bayes import BayesianLogisticRegression
 
-DATA = Path(os.environ.get("MEMBERWISE_DATA", ROOT.parent / "shared" / "data"))
+DATA = Path(os.environ.get("MEMBERWISE_DATA", ROOT / "data"))
 SLICES, WARM = 50, 10
 TARGETS = (
     Target("a9a_speedup_last", 20, "a9a: a step costs at least 20x less than the refit by the last step"),

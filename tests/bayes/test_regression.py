@@ -105,7 +105,7 @@ def test_the_mode_equals_glum_with_a_penalty_matrix():
     second.partial_fit(X[:300], y[:300], classes=[0, 1]).partial_fit(X[300:], y[300:])
     # glum's penalty is centred at zero and its loss is a mean: shift the coefficients by an offset.
     oracle = glum.GeneralizedLinearRegressor(
-        family="binomial", alpha=1.0 / 400, P2=prior.precision.dense(), P1=0.0, fit_intercept=False,
+        family="binomial", alpha=1.0 / 400, P2=prior.precision.dense(), fit_intercept=False,
         gradient_tol=1e-10, max_iter=500,
     )  # fmt: skip
     oracle.fit(X[300:], y[300:], offset=X[300:] @ prior.mean)

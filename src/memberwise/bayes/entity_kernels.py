@@ -18,94 +18,9 @@ from typing import Any
 import numba
 import numpy as np
 
+from memberwise.bayes.small_cholesky import FAST, factorise, inverse_diagonal, pack, solve_factored, unpack
+
 CONVERGED, FAILED = 0, 1
-_FAST = {"reassoc", "contract", "nsz"}  # sums may be reordered; NaN and inf keep their meaning
-
-
-@numba.njit(nogil=True, cache=True, fastmath=_FAST)
-def factorise(U: Any, d: int) -> bool:
-    """Overwrite the upper triangle of U [d, d] with R where ``R'R = U``; False if U is not positive.
-
-    Two pivot rows at a time, so that the trailing rows are read and written half as often.
-    """
-    j = 0
-    while j < d:
-        pair = j + 1 < d
-        if not U[j, j] > 0.0:
-            return False
-        scale = 1.0 / math.sqrt(U[j, j])
-        for q in range(j, d):
-            U[j, q] *= scale
-        if pair:
-            below = U[j, j + 1]
-            for q in range(j + 1, d):
-                U[j + 1, q] -= below * U[j, q]
-            if not U[j + 1, j + 1] > 0.0:
-                return False
-            scale = 1.0 / math.sqrt(U[j + 1, j + 1])
-            for q in range(j + 1, d):
-                U[j + 1, q] *= scale
-        for i in range(j + 2, d):
-            one, two = U[j, i], U[j + 1, i]
-            for q in range(i, d):
-                U[i, q] -= one * U[j, q] + two * U[j + 1, q]
-        j += 2
-    return True
-
-
-@numba.njit(nogil=True, cache=True, fastmath=_FAST)
-def solve_factored(R: Any, d: int, b: Any) -> None:
-    """Overwrite b [d] with ``(R'R)^-1 b``."""
-    for i in range(d):
-        b[i] /= R[i, i]
-        for q in range(i + 1, d):
-            b[q] -= b[i] * R[i, q]
-    for i in range(d - 1, -1, -1):
-        total = b[i]
-        for q in range(i + 1, d):
-            total -= R[i, q] * b[q]
-        b[i] = total / R[i, i]
-
-
-@numba.njit(nogil=True, cache=True, fastmath=_FAST)
-def inverse_diagonal(R: Any, d: int, work: Any, out: Any) -> None:
-    """Write the diagonal of ``(R'R)^-1`` into out [d]; R is overwritten with its inverse."""
-    for i in range(d - 1, -1, -1):
-        for q in range(i, d):
-            work[q] = R[i, q]
-            R[i, q] = 0.0
-        k = i + 1
-        while k + 1 < d:
-            one, two = work[k], work[k + 1]
-            R[i, k] -= one * R[k, k]
-            for q in range(k + 1, d):
-                R[i, q] -= one * R[k, q] + two * R[k + 1, q]
-            k += 2
-        if k < d:
-            R[i, k] -= work[k] * R[k, k]
-        scale = 1.0 / work[i]
-        R[i, i] = scale
-        total = scale * scale
-        for q in range(i + 1, d):
-            R[i, q] *= scale
-            total += R[i, q] * R[i, q]
-        out[i] = total
-
-
-@numba.njit(nogil=True, cache=True)
-def unpack(packed: Any, at: int, d: int, U: Any) -> None:
-    """Write the packed triangle at ``packed[at:]`` into the upper triangle of U."""
-    for a in range(d):
-        for b in range(a + 1):
-            U[b, a] = packed[at + a * (a + 1) // 2 + b]
-
-
-@numba.njit(nogil=True, cache=True)
-def pack(U: Any, d: int, packed: Any, at: int) -> None:
-    """Write the upper triangle of U into ``packed[at:]``."""
-    for a in range(d):
-        for b in range(a + 1):
-            packed[at + a * (a + 1) // 2 + b] = U[b, a]
 
 
 @numba.njit(nogil=True, cache=True)
@@ -139,7 +54,7 @@ def spread_rows(
             position[feature[first + a]] = -1
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_FAST)
+@numba.njit(nogil=True, cache=True, fastmath=FAST)
 def linear_predictor(T: Any, n: int, d: int, w: Any, offset: Any, eta: Any) -> None:
     """Write ``T' w + offset`` into eta [n]."""
     for i in range(n):
@@ -149,7 +64,7 @@ def linear_predictor(T: Any, n: int, d: int, w: Any, offset: Any, eta: Any) -> N
             eta[i] += w[a] * T[a, i]
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_FAST)
+@numba.njit(nogil=True, cache=True, fastmath=FAST)
 def losses(n: int, eta: Any, y: Any, c: Any, slope: Any, bend: Any) -> float:
     """Write first and second derivative of each row's loss; return the summed loss."""
     total = 0.0
@@ -164,7 +79,7 @@ def losses(n: int, eta: Any, y: Any, c: Any, slope: Any, bend: Any) -> float:
     return total
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_FAST)
+@numba.njit(nogil=True, cache=True, fastmath=FAST)
 def add_block(T: Any, n: int, d: int, slope: Any, bend: Any, W: Any, g: Any, U: Any) -> None:
     """Add ``T slope`` to g and ``T diag(bend) T'`` to the upper triangle of U, for even d.
 
@@ -205,7 +120,7 @@ def add_rows(T: Any, n: int, d: int, slope: Any, bend: Any, W: Any, g: Any, U: A
         add_block(T[:, lo:hi], hi - lo, even, slope[lo:hi], bend[lo:hi], W, g, U)
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_FAST)
+@numba.njit(nogil=True, cache=True, fastmath=FAST)
 def penalty_and_gradient(P: Any, at: int, d: int, gap: Any, g: Any) -> float:
     """Write ``P gap`` into g for a precision packed at ``P[at:]``; return ``gap' P gap / 2``."""
     for a in range(d):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
@@ -17,21 +17,18 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
+from memberwise.bayes.block_descent import BlockDescent
 from memberwise.bayes.design import Design
 from memberwise.bayes.entity_store import EntityStore
 from memberwise.bayes.grouped_rows import GroupedRows
 from memberwise.bayes.inputs import InputError, column_names, per_row, read_features, with_columns
-from memberwise.bayes.laplace import DENSE_LIMIT, absorb_at
 from memberwise.bayes.likelihood import BernoulliLikelihood, FloatArray, logistic_normal_mean
 from memberwise.bayes.logistic import BayesianLogisticRegression, binary_labels
-from memberwise.bayes.objective import Objective
 from memberwise.bayes.persistence import pack_text, read_arrays, unpack_text, write_arrays
 from memberwise.bayes.posterior import GaussianPosterior
 from memberwise.bayes.posterior_arrays import posterior_from_arrays, posterior_to_arrays
 from memberwise.bayes.precision import FullPrecision
 from memberwise.bayes.random_effect import EffectState, Plan, RandomEffect
-from memberwise.bayes.site_prior import nonparametric_sites
-from memberwise.bayes.solver import cholesky_direction, conjugate_gradient_direction, minimise
 from memberwise.errors import ConfigError
 
 Groups = Mapping[str, Any]
@@ -254,7 +251,7 @@ covariance
         plans = self._plans(X, n, groups, designs)
         learns = "fixed" not in frozen and fixed.n_steps_ > 0
         prior = fixed._forgotten() if learns else fixed.posterior_
-        sweep = _Sweep(self, features, y, weights, base, prior, plans, frozen)
+        sweep = BlockDescent(self, features, y, weights, base, prior, plans, frozen)
         self.converged_, self.n_sweeps_ = (
             sweep.explore(self.max_sweeps, self.sweep_tol) if first else (True, 0)
         )
@@ -490,93 +487,6 @@ covariance
             state.store.restore(unpack_text(own["ids"], own["id_ends"]), own)
             model.states_[effect.name] = state
         return model
-
-
-class _Sweep:
-    """One increment in flight: coefficients and scores of every block, nothing yet written."""
-
-    def __init__(
-        self, model: MixedEffectsLogisticRegression, features: Any, y: FloatArray, weights: FloatArray,
-        offset: FloatArray, prior: GaussianPosterior, plans: dict[str, Plan], frozen: Collection[str],
-    ) -> None:  # fmt: skip
-        self.model, self.y, self.weights, self.offset = model, y, weights, offset
-        self.prior, self.plans, self.frozen = prior, plans, frozen
-        self.design = Design(features, model.fit_intercept)
-        self.w = prior.mean
-        self.scores = {"fixed": self.design.dot(self.w)}
-        self.means = {}
-        for name, plan in plans.items():
-            self.means[name] = model.states_[name].means(plan)
-            known = bool((plan.slots >= 0).any())
-            self.scores[name] = model.states_[name].scores(plan)[0] if known else np.zeros(y.size)
-
-    def eta(self) -> FloatArray:
-        """The logit of each row, [n]."""
-        return self.offset + np.sum(list(self.scores.values()), axis=0)
-
-    def explore(self, max_sweeps: int, tol: float) -> tuple[bool, int]:
-        """Sweep without writing until the logits stand still; learn variances on the way."""
-        before = self.eta()
-        for count in range(1, max_sweeps + 1):
-            self._fixed()
-            moved = 0.0
-            for name in self._learning():
-                moved = max(moved, self._effect(name, None))
-            after = self.eta()
-            change = float(np.sqrt(np.mean((after - before) ** 2)))
-            before = after
-            if (change < tol and moved < 10 * tol) or not self.plans:
-                return True, count
-        return False, max_sweeps
-
-    def commit(self, step: int, batch: str | None) -> bool:
-        """Sweep once more and write every posterior; False, and nothing written, if the fixed solve fails."""
-        fixed = self.model.fixed_
-        if "fixed" not in self.frozen and not self._fixed():
-            return False
-        for name in self._learning():
-            self._effect(name, step)
-        if "fixed" in self.frozen:
-            return True
-        objective = self._objective()
-        fixed.posterior_ = absorb_at(objective, objective.at(self.w), batch=batch)
-        fixed.n_steps_ += 1
-        return True
-
-    def _learning(self) -> Iterator[str]:
-        return (name for name in self.plans if name not in self.frozen)
-
-    def _objective(self) -> Objective:
-        others = self.eta() - self.scores["fixed"]
-        return Objective(BernoulliLikelihood(), self.design, self.y, self.weights, others, self.prior)
-
-    def _fixed(self) -> bool:
-        """Solve the fixed effect given the others."""
-        if "fixed" in self.frozen:
-            return True
-        direct = self.design.size <= DENSE_LIMIT
-        solution = minimise(
-            self._objective(), self.w, tol=1e-10 if direct else 1e-6, max_iter=self.model.max_iter,
-            direction=cholesky_direction if direct else conjugate_gradient_direction,
-        )  # fmt: skip
-        self.w = solution.point.w
-        self.scores["fixed"] = self.design.dot(self.w)
-        return solution.converged
-
-    def _effect(self, name: str, step: int | None) -> float:
-        """Solve one block given the others; return how far its prior variances moved."""
-        state, plan = self.model.states_[name], self.plans[name]
-        others = self.eta() - self.scores[name]
-        self.scores[name], variance = state.solve(
-            plan, self.y, self.weights, others, self.means[name],
-            step=step, tol=self.model.tol, max_iter=self.model.max_iter,
-        )  # fmt: skip
-        if step is not None or not state.effect.learn_variance:
-            return 0.0
-        if state.effect.prior == "dirichlet_process":
-            nonparametric_sites(state, plan, self.means[name], variance)
-            return 0.0
-        return state.learn_variance(plan, self.means[name], variance)
 
 
 def _dense(design: Any) -> FloatArray:
