@@ -259,6 +259,17 @@ class TestTheLifeOfAnEntity:
         assert mean[0] - model.fixed_.intercept_[0] == pytest.approx(float((z @ expected.mean)[0]), rel=1e-5)
         assert variance[0] - rest == pytest.approx(float(expected.predict(z)[1][0]), rel=1e-5)
 
+    def test_an_entity_with_data_forgets_once_a_step(self):
+        model, (X, y, groups, designs) = self.model(forgetting=0.5)
+        before = model.coefficients("member", "3")
+        floor = [1 / v for v in model.prior_variances("member").values()]
+        faint = {"groups": groups, "designs": designs, "sample_weight": np.full(800, 1e-9)}
+        model.partial_fit(X, y, **faint)
+        expected = before.forget(0.5, floor)
+        after = model.coefficients("member", "3")
+        np.testing.assert_allclose(after.mean, expected.mean, rtol=1e-5)
+        np.testing.assert_allclose(after.precision.dense(), expected.precision.dense(), rtol=1e-5)
+
     def test_forget_removes_all_that_is_known(self):
         model, (X, _, groups, designs) = self.model()
         slot = model.states_["member"].store.slots["5"]

@@ -248,7 +248,7 @@ covariance
             self.feature_names_in_ = fixed.feature_names_in_
         n = y.size
         base = per_row(offset, n, 0.0, "offset")
-        plans = self._plans(X, n, groups, designs)
+        plans = self._plans(X, n, groups, designs, step=self.step_ + 1)
         learns = "fixed" not in frozen and fixed.n_steps_ > 0
         prior = fixed._forgotten() if learns else fixed.posterior_
         sweep = BlockDescent(self, features, y, weights, base, prior, plans, frozen)
@@ -386,9 +386,19 @@ covariance
         return self.fixed_._predict_design(self._fixed_part(X))
 
     def _plans(
-        self, X: Any, n: int, groups: Groups | None, designs: Mapping[str, Any] | None
+        self,
+        X: Any,
+        n: int,
+        groups: Groups | None,
+        designs: Mapping[str, Any] | None,
+        *,
+        step: int | None = None,
     ) -> dict[str, Plan]:
-        """Group the rows of every effect and look its entities up."""
+        """Group the rows of every effect and look its entities up, forgotten up to ``step``.
+
+        Without a step beliefs are those after the last one, as prediction needs them; the next increment
+        forgets once more before it learns.
+        """
         plans = {}
         for effect in self.effects:
             ids, design = self._effect_part(effect, X, n, groups or {}, designs or {})
@@ -401,7 +411,7 @@ covariance
                 )
             design = scipy.sparse.csr_array(design) if state.sparse else _dense(design)
             rows = GroupedRows.build(ids, design, n, effect.name)
-            plans[effect.name] = state.plan(rows, self.step_)
+            plans[effect.name] = state.plan(rows, self.step_ if step is None else step)
         return plans
 
     def _empty_state(self, effect: RandomEffect, design: Any) -> EffectState:
