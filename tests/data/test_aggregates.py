@@ -202,6 +202,13 @@ def test_a_mean_over_values_of_very_different_size_stays_a_number(span: dict[str
     np.testing.assert_allclose(found, expected, rtol=1e-3)
 
 
+def test_what_leaves_a_window_leaves_nothing_behind():
+    """Beside 1e30 a 0.1 has no digit left; both gone, the sum is that of the events that are there."""
+    spec = Aggregate(by=["m"], rates=[], means=["num"], delay="none", window="1h")  # type: ignore[arg-type]
+    log = [event(0, num=1e30), event(0, num=0.1), event(9, num=5.0), event(9.5)]
+    np.testing.assert_allclose(walk(spec, log, 4)[-1, 0], 5.0, rtol=1e-6)
+
+
 def test_a_number_beyond_float32_counts_as_missing():
     spec = Aggregate(by=["m"], rates=[], means=["num"], delay="none", window="2h")  # type: ignore[arg-type]
     log = [event(0, num=1e300), event(1, num=float("inf")), event(1.5, num=2.0), event(2, num=2.0)]
