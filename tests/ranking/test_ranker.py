@@ -22,6 +22,19 @@ CONFIGS = [
     ),
 ]
 
+HEADS = [
+    {"type": "shared", "tower": [6]},
+    {"type": "grouped", "groups": [["click"], ["like"]], "blocks": [{"type": "mlp", "hidden": [8]}]},
+    {"type": "mmoe", "experts": 3, "hidden": [8]},
+    {"type": "mmoe", "experts": 4, "hidden": [8], "top_k": 2},
+    {"type": "ple", "own": 1, "shared": 2, "hidden": [8]},
+]
+CONFIGS += [RankerConfig.model_validate({"heads": head}) for head in HEADS]
+CONFIGS += [
+    RankerConfig.model_validate({"calibration": {}, "calibration_features": ["user", "item"]}),
+    RankerConfig.model_validate({"blocks": [{"type": "residual_cross"}, {"type": "gated_mlp"}]}),
+]
+
 
 def _trained(layout: Layout, rows: dict[str, int], config: RankerConfig) -> Ranker:
     """A ranker whose tables, wide part and statistics are not at their start."""
@@ -112,7 +125,7 @@ def test_widths_are_padded_and_seeds_decide(layout: Layout, table_rows: dict[str
     assert all(
         torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
     )
-    assert not torch.equal(a.head.weight, c.head.weight)
+    assert not torch.equal(a.head_weight, c.head_weight)
 
 
 def test_the_prior_is_where_it_starts(layout: Layout, table_rows: dict[str, int], rows: Make) -> None:
@@ -129,3 +142,26 @@ def test_an_unknown_history_encoder_names_the_known(layout: Layout, table_rows: 
     odd = replace(layout, histories=(replace(layout.histories[0], encoder="meen"),))
     with pytest.raises(ConfigError, match="use one of mean"):
         Ranker(odd, table_rows, {}, RankerConfig())
+
+
+def test_a_calibration_feature_must_be_there_and_needs_a_calibration(
+    layout: Layout, table_rows: dict[str, int]
+) -> None:
+    with pytest.raises(ConfigError, match="use some of: user, item"):
+        Ranker(
+            layout,
+            table_rows,
+            {},
+            RankerConfig.model_validate({"calibration": {}, "calibration_features": ["x"]}),
+        )
+    with pytest.raises(ConfigError, match="add calibration"):
+        Ranker(layout, table_rows, {}, RankerConfig(calibration_features=["user"]))
+
+
+def test_calibration_starts_as_the_identity(layout: Layout, table_rows: dict[str, int], rows: Make) -> None:
+    plain = Ranker(layout, table_rows, {}, RankerConfig(), seed=3).eval()
+    curved = RankerConfig.model_validate({"calibration": {}, "calibration_features": ["user"]})
+    bent = Ranker(layout, table_rows, {}, curved, seed=3).eval()
+    batch = Batch.from_arrays(rows(30), layout)
+    with torch.no_grad():
+        assert torch.equal(plain(batch), bent(batch))

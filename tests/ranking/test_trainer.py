@@ -19,6 +19,7 @@ from memberwise.ranking.predict import predict
 from memberwise.ranking.ranker import Ranker
 from memberwise.ranking.trainer import Trainer
 
+PLAIN = RankerConfig(input_dropout=0.1)
 SMALL = TrainingConfig(epochs=3, batch_size=64, evaluations_per_epoch=2, checkpoint_seconds=0.0, patience=9)
 
 
@@ -47,11 +48,14 @@ def trainer(
     train, valid = rows(700, seed=1), rows(300, seed=2)
 
     def make(
-        config: TrainingConfig = SMALL, run: str = "run", watchers: tuple[Any, ...] = (), **kwargs: Any
+        config: TrainingConfig = SMALL,
+        run: str = "run",
+        watchers: tuple[Any, ...] = (),
+        ranker: RankerConfig = PLAIN,
+        **kwargs: Any,
     ) -> Trainer:
-        ranker = Ranker(layout, table_rows, {}, RankerConfig(input_dropout=0.1), seed=5)
         return Trainer(
-            ranker,
+            Ranker(layout, table_rows, {}, ranker, seed=5),
             Loader(train, layout, config.batch_size, seed=3),
             Loader(valid, layout, 128, shuffle=False),
             config,
@@ -74,6 +78,34 @@ def test_it_learns_the_truth(trainer: Callable[..., Trainer]) -> None:
     t.fit()
     probabilities = predict(t.ranker, t.valid_rows)
     assert metrics.auc(np.asarray(t.valid_rows.arrays["labels"])[:, 0], probabilities[:, 0]) > 0.75
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"heads": {"type": "mmoe", "experts": 3, "hidden": [8], "top_k": 2}, "calibration": {}},
+        {
+            "heads": {"type": "ple", "own": 1, "shared": 1, "hidden": [8]},
+            "calibration_features": ["item"],
+            "calibration": {},
+        },
+    ],
+)
+def test_experts_and_curves_learn_and_resume(
+    trainer: Callable[..., Trainer], settings: dict[str, Any]
+) -> None:
+    ranker, config = RankerConfig.model_validate(settings), SMALL.model_copy(update={"epochs": 6, "lr": 0.01})
+    whole = trainer(config, run="whole", ranker=ranker)
+    whole.fit()
+    labels, p = np.asarray(whole.valid_rows.arrays["labels"]), predict(whole.ranker, whole.valid_rows)
+    assert metrics.auc(labels[:, 0], p[:, 0]) > 0.72
+    with pytest.raises(PlugPulledError):
+        trainer(config, run="cut", ranker=ranker, watchers=(StopAfter(17),)).fit()
+    resumed = trainer(config, run="cut", ranker=ranker)
+    resumed.fit(resume=True)
+    assert all(
+        torch.equal(a, b) for a, b in zip(_weights(whole).values(), _weights(resumed).values(), strict=True)
+    )
 
 
 # 11 steps an epoch, an evaluation after 6 and 11 of them: at, before and behind each of these.
@@ -150,7 +182,7 @@ def test_a_damaged_checkpoint_says_so(trainer: Callable[..., Trainer]) -> None:
 
 def test_a_loss_that_is_not_finite_stops_with_advice(trainer: Callable[..., Trainer]) -> None:
     t = trainer()
-    t.ranker.head.weight.data.fill_(float("nan"))
+    t.ranker.head_weight.data.fill_(float("nan"))
     with pytest.raises(DataError, match=r"lower training\.lr"):
         t.fit()
 

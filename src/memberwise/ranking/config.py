@@ -7,8 +7,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from memberwise.nn.cross import CrossConfig
+from memberwise.nn.isotonic import IsotonicConfig
 from memberwise.nn.mlp import MLPConfig
-from memberwise.ranking.wiring import Block
+from memberwise.nn.multitask import HardSharingConfig
+from memberwise.ranking.wiring import Block, MultiTaskHead
 from memberwise.schema import Model
 
 
@@ -20,6 +22,15 @@ class RankerConfig(Model):
         [CrossConfig(), MLPConfig()], description="Interaction blocks, each sees the input."
     )
     stacked: bool = Field(False, description="Feed each block with the output of the one before instead.")
+    heads: MultiTaskHead = Field(
+        HardSharingConfig(), description="How tasks part: shared, grouped, mmoe or ple; see the docs."
+    )
+    calibration: IsotonicConfig | None = Field(
+        None, description="A monotone curve on each task's logit, learned with the rest; {} for the defaults."
+    )
+    calibration_features: list[str] = Field(
+        [], description="Categorical features that bend the curves, such as device or channel."
+    )
     wide: bool = Field(True, description="A weight per id and task beside the deep part.")
     batch_norm: bool = Field(True, description="Batch normalisation of the dense inputs.")
     id_dropout: float = Field(
@@ -28,7 +39,7 @@ class RankerConfig(Model):
         lt=1,
         description="Share of ids shown as unseen in training, so that unseen ids are learned.",
     )
-    input_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the embeddings.")
+    input_dropout: float = Field(0.2, ge=0, lt=1, description="Dropout on the embeddings.")
 
 
 class TrainingConfig(Model):

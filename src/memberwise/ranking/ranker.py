@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from memberwise.data.batch import Batch
 from memberwise.data.layout import HistoryField, IdField, Layout
 from memberwise.data.vocabulary import FIRST, UNSEEN
+from memberwise.errors import ConfigError
 from memberwise.nn.embedding import FusedEmbedding, masked_mean
 from memberwise.ranking.config import RankerConfig
 from memberwise.ranking.wiring import history_encoder
@@ -22,7 +23,7 @@ class Ranker(nn.Module):
     """Embeddings, numbers, history and vectors, crossed and mixed, into a logit per task.
 
     ``x0 = [e_1 | ... | e_F | dense | history | vectors]``, ``h = [block_1(x0) | block_2(x0) | ...]``,
-    ``logits = W h + b + sum_f wide_f``
+    ``logit_t = <w_t, head_t(h)> + b_t + sum_f wide_ft``, then, if asked for, task t's calibration curve.
 
     Parameters
     ----------
@@ -88,10 +89,33 @@ class Ranker(nn.Module):
             total += out
             at = out if config.stacked else at
         self.out_dim = out if config.stacked else total
-        self.head = nn.Linear(self.out_dim, tasks)
-        nn.init.normal_(self.head.weight, std=0.01)
-        nn.init.zeros_(self.head.bias)
+        self.heads = config.heads.build(self.out_dim, layout.tasks)
+        self.head_weight = nn.Parameter(torch.empty(tasks, self.heads.out_dim).normal_(std=0.01))
+        self.curves = config.calibration.build(tasks) if config.calibration is not None else None
+        self._build_curve_effects(rows)
         self._register_columns()
+
+    def _build_curve_effects(self, rows: Mapping[str, int]) -> None:
+        """What calibration features add to the curves: zero rows, one weight per task and bucket."""
+        names = self.config.calibration_features
+        known = {f.name: f for f in self.layout.ids if f.width == 1}
+        for name in names:
+            if name not in known or self.curves is None:
+                raise ConfigError(
+                    f"{name!r} is no single-valued categorical feature"
+                    if self.curves is not None
+                    else "features are given, but no 'calibration'",
+                    where="ranker.calibration_features",
+                    fix=f"use some of: {', '.join(known)}"
+                    if self.curves is not None
+                    else "add calibration: {}",
+                )
+        self._curve_fields = [known[name] for name in names]
+        self.curve_effects: FusedEmbedding | None = None
+        if self._curve_fields and self.curves is not None:
+            sizes = {f.table: rows[f.table] for f in self._curve_fields}
+            width = len(self.layout.tasks) * self.curves.buckets
+            self.curve_effects = FusedEmbedding(sizes, width, std=0.0)
 
     def _register_columns(self) -> None:
         """Where each field's rows begin in the fused matrices, by column of the batch's ids."""
@@ -107,8 +131,9 @@ class Ranker(nn.Module):
     @property
     def sparse_tables(self) -> list[FusedEmbedding]:
         """The tables that a sparse optimiser trains."""
-        tables: list[Any] = [*self.embeddings.values(), *([self.wide] if self.config.wide else [])]
-        return tables
+        tables: list[Any] = list(self.embeddings.values())
+        tables += [self.wide] if self.config.wide else []
+        return tables + ([self.curve_effects] if self.curve_effects is not None else [])
 
     def set_prior(self, rates: Tensor) -> None:
         """Start from the label rate of each task: the first step need not learn it."""
@@ -120,10 +145,26 @@ class Ranker(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """Logits of a batch, ``[B, T]``."""
         ids = self._dropped(batch.ids)
-        logits = self.head(self.mix(self.inputs(batch, ids))) + self.wide_bias
+        parted = self.heads(self.mix(self.inputs(batch, ids)))
+        logits = torch.einsum("bto,to->bt", parted, self.head_weight) + self.wide_bias
         if self.config.wide and self.layout.ids:
             logits = logits + self._wide_logits(ids)
-        return logits
+        if self.curves is None:
+            return logits
+        return self.curves(logits, self._effects(ids))
+
+    def _effects(self, ids: Tensor) -> Tensor | None:
+        """What the calibration features add to each row's curves, ``[B, T, K]``."""
+        table = self.curve_effects
+        if table is None or self.curves is None:
+            return None
+        rows = torch.stack([ids[:, f.start] + table.offsets[f.table] for f in self._curve_fields], 1)
+        return table(rows).sum(1).view(len(ids), len(self.layout.tasks), self.curves.buckets)
+
+    def auxiliary_loss(self) -> Tensor:
+        """What layers ask to add to the training loss: balance of experts, pull of the curves."""
+        asked = [m.auxiliary_loss for m in (self.heads, self.curves) if m is not None]
+        return torch.stack([torch.as_tensor(a, device=self.wide_bias.device) for a in asked]).sum()
 
     def _dropped(self, ids: Tensor) -> Tensor:
         """In training, a share of the ids shown as unseen."""

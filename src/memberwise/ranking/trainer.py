@@ -164,6 +164,7 @@ class Trainer:
         assert batch.labels is not None
         loss = multitask_loss(self.ranker(batch), batch.labels, batch.weights, self.task_weights)
         value = float(loss.detach())
+        loss = loss + self.ranker.auxiliary_loss()
         if not np.isfinite(value):
             raise DataError(
                 f"the loss became {value} at step {self.at.step}",

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from memberwise.errors import ConfigError
 from memberwise.nn.cross import CrossConfig
+from memberwise.nn.experts import MMoEConfig, PLEConfig
 from memberwise.nn.gating import GatedMLPConfig
 from memberwise.nn.history import MeanHistory
 from memberwise.nn.mlp import MLPConfig
+from memberwise.nn.multitask import GroupedConfig, HardSharingConfig
 from memberwise.nn.residual_cross import AttentionCrossConfig, ResidualCrossConfig
 from memberwise.nn.transact import HistoryTransformer
 
@@ -24,6 +26,11 @@ Block = Annotated[
     Field(discriminator="type"),
 ]
 """Interaction blocks: ``[B, d] -> [B, out_dim]``."""
+
+MultiTaskHead = Annotated[
+    HardSharingConfig | GroupedConfig[Block] | MMoEConfig | PLEConfig, Field(discriminator="type")
+]
+"""From one vector to one per task: ``[B, d] -> [B, T, out_dim]``."""
 
 HISTORY_ENCODERS: dict[str, type[nn.Module]] = {"mean": MeanHistory, "transformer": HistoryTransformer}
 """Encoders of a history: ``(item_dim, action_dim)`` in the constructor, then
