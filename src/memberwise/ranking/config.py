@@ -34,7 +34,7 @@ class RankerConfig(Model):
     wide: bool = Field(True, description="A weight per id and task beside the deep part.")
     batch_norm: bool = Field(True, description="Batch normalisation of the dense inputs.")
     id_dropout: float = Field(
-        0.1,
+        0.3,
         ge=0,
         lt=1,
         description="Share of ids shown as unseen in training, so that unseen ids are learned.",
