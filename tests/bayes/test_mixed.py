@@ -297,8 +297,10 @@ class TestTheLifeOfAnEntity:
 
     def test_the_same_batch_is_refused_twice(self):
         model, (X, y, groups, designs) = self.model()
-        with pytest.raises(DataError, match="already absorbed"):
-            model.partial_fit(X, y, groups=groups, designs=designs, batch="first")
+        model.partial_fit(X, y, groups=groups, designs=designs, batch="second", frozen=["fixed"])
+        for key in ("first", "second"):
+            with pytest.raises(DataError, match="already absorbed"):
+                model.partial_fit(X, y, groups=groups, designs=designs, batch=key)
 
     def test_resuming_from_a_file_equals_never_stopping(self, tmp_path):
         going, (X, y, groups, designs) = self.model()

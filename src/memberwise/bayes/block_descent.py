@@ -81,6 +81,7 @@ class BlockDescent:
         for name in self._learning():
             self._effect(name, step)
         if "fixed" in self.frozen:
+            fixed.posterior_ = fixed.posterior_.record(batch)
             return True
         objective = self._objective()
         fixed.posterior_ = absorb_at(objective, objective.at(self.w), batch=batch)

@@ -156,13 +156,17 @@ class GaussianPosterior:
         DataError
             The batch was absorbed before, or a number is not finite.
         """
-        self.refuse_repeat(batch)
+        recorded = self.record(batch)
         centre = np.asarray(mean, dtype=float)
         precision = self.precision.plus(hessian)
         if not (np.isfinite(centre).all() and np.isfinite(precision.diagonal()).all()):
             raise DataError("the update is not finite; the previous posterior stays")
-        batches = self.batches if batch is None else (*self.batches, batch)
-        return replace(self, mean=centre, precision=precision, batches=batches)
+        return replace(recorded, mean=centre, precision=precision)
+
+    def record(self, batch: str | None) -> GaussianPosterior:
+        """Return the posterior with one more batch key, or itself without one; a known key is refused."""
+        self.refuse_repeat(batch)
+        return self if batch is None else replace(self, batches=(*self.batches, batch))
 
     def refuse_repeat(self, batch: str | None) -> None:
         """Raise `DataError` when a batch of this key is already part of the posterior."""
