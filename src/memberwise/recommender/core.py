@@ -14,7 +14,7 @@ import numpy.typing as npt
 import polars as pl
 
 from memberwise import bundle
-from memberwise.data.events import TIME, is_entity_column
+from memberwise.data.events import TIME
 from memberwise.data.files import Source
 from memberwise.data.frame import Frame
 from memberwise.data.log import EventLog
@@ -27,12 +27,12 @@ from memberwise.ranking.baselines import BASELINES, applicable
 from memberwise.ranking.predict import predict, predict_arrays
 from memberwise.ranking.ranker import Ranker
 from memberwise.ranking.trainer import Watcher
-from memberwise.recommender import storing
+from memberwise.recommender import request, storing
 from memberwise.recommender.evaluating import OURS, context, predictions
 from memberwise.recommender.fitting import loader, prepared_rows, train
 from memberwise.recommender.seen import Seen
 from memberwise.report import Report
-from memberwise.schema import feature_columns, to_micros
+from memberwise.schema import to_micros
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -320,8 +320,9 @@ class Recommender:
         DataError
             If a column that a feature needs is not in `context`, or the moment is before the last event seen.
         """
-        candidates = self._candidates(items)
-        rows = self._request(member, candidates, at, dict(context or {}))
+        candidates = request.candidates(items, self.pipeline)
+        moment = (self.pipeline.last_event or 0) + 1 if at is None else to_micros(at)
+        rows = request.rows(self.project.config, member, candidates, moment, dict(context or {}))
         with self.pipeline.held():
             arrays = self.pipeline.batch_arrays(Frame(rows, self.project.config, self.pipeline.tables))
         probabilities = predict_arrays(self.ranker, arrays)
@@ -330,53 +331,6 @@ class Recommender:
         columns |= {t: probabilities[:, i] for i, t in enumerate(self.project.config.task_names)}
         ranked = pl.DataFrame(columns).sort("score", descending=True, maintain_order=True)
         return ranked if k is None else ranked.head(k)
-
-    def _candidates(self, items: Sequence[str | int] | None) -> pl.Series:
-        if items is not None:
-            if len(items) == 0:
-                raise DataError("no items are given to rank")
-            if isinstance(items, str):
-                raise DataError(f"items is one text, {items!r}", fix=f"pass a list: items=[{items!r}]")
-            return pl.Series("item", [_id(i, "items") for i in items])
-        if "item" not in self.pipeline.tables:
-            raise DataError("no items are given, and the project has no item table", fix="pass items=[...]")
-        return self.pipeline.tables["item"].ids.cast(pl.String).alias("item")
-
-    def _request(
-        self, member: str | int, items: pl.Series, at: datetime | None, context: dict[str, Any]
-    ) -> pl.DataFrame:
-        """Rows without labels for one request."""
-        config, n = self.project.config, len(items)
-        moment = (self.pipeline.last_event or 0) + 1 if at is None else to_micros(at)
-        columns: dict[str, Any] = {TIME: np.full(n, moment, np.int64)}
-        context[config.entities["member"].id] = _id(member, "member")
-        context[config.entities["item"].id] = items
-        for name in self._needed_columns():
-            if name not in context:
-                raise DataError(
-                    f"a feature reads the event column {name!r}",
-                    where="context",
-                    fix=f"pass context={{{name!r}: ...}}",
-                )
-            value = context[name]
-            one = not isinstance(value, pl.Series | list | np.ndarray)
-            columns[name] = [value] * n if one else value
-            if len(columns[name]) != n:
-                raise DataError(
-                    f"{len(columns[name])} values of {name!r} for {n} items",
-                    where="context",
-                    fix="pass one value for all, or a list with one per item (of lists, for a list column)",
-                )
-        return pl.DataFrame(columns, strict=False)
-
-    def _needed_columns(self) -> list[str]:
-        """Event columns that scoring reads (what only aggregates count is not among them)."""
-        config = self.project.config
-        looked_up = {"member", "item", *(f.entity for f in config.features if f.kind == "vector")}
-        wanted = [e.id for n, e in config.entities.items() if n in looked_up or e.path is not None]
-        wanted += [c for f in config.features for c in feature_columns(f) if f.kind != "history"]
-        wanted += [c for a in config.aggregates for c in a.by]
-        return [c for c in dict.fromkeys(wanted) if not is_entity_column(config, c)]
 
     # -- move forward -----------------------------------------------------------------------------
 
@@ -406,17 +360,6 @@ class Recommender:
         )
         newer.version = self.version
         return newer
-
-
-def _id(value: Any, where: str) -> str:
-    """An id as text."""
-    whole = isinstance(value, float) and value.is_integer()
-    text = "" if value is None or value != value else str(int(value) if whole else value)
-    if not text or any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise DataError(
-            f"{value!r} is not an id", where=where, fix="pass text that is not empty, or a number"
-        )
-    return text
 
 
 def _when(us: int) -> str:

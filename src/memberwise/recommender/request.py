@@ -1,0 +1,97 @@
+"""The rows of one request: a member, candidates, a moment and its context."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from memberwise.data.events import TIME, is_entity_column
+from memberwise.data.pipeline import FeaturePipeline
+from memberwise.errors import DataError
+from memberwise.schema import Schema, feature_columns
+
+
+def candidates(items: Sequence[str | int] | None, pipeline: FeaturePipeline) -> pl.Series:
+    """Ids to rank, as text; all of the item table if none are given.
+
+    Raises
+    ------
+    DataError
+        If there is nothing to rank, or an id is no id.
+    """
+    if items is None:
+        if "item" not in pipeline.tables:
+            raise DataError("no items are given, and the project has no item table", fix="pass items=[...]")
+        return pipeline.tables["item"].ids.cast(pl.String).alias("item")
+    if len(items) == 0:
+        raise DataError("no items are given to rank")
+    if isinstance(items, str):
+        raise DataError(f"items is one text, {items!r}", fix=f"pass a list: items=[{items!r}]")
+    return pl.Series("item", [_id(i, "items") for i in items])
+
+
+def rows(
+    schema: Schema, member: str | int, items: pl.Series, moment: int, context: dict[str, Any]
+) -> pl.DataFrame:
+    """One row per candidate, without labels.
+
+    Parameters
+    ----------
+    schema
+        The meaning of the columns.
+    member, items
+        Who, and what is ranked.
+    moment
+        Microseconds.
+    context
+        Other event columns that features read: one value, or one per item.
+
+    Raises
+    ------
+    DataError
+        If a column is missing or has the wrong number of values.
+    """
+    n = len(items)
+    columns: dict[str, Any] = {TIME: np.full(n, moment, np.int64)}
+    context[schema.entities["member"].id] = _id(member, "member")
+    context[schema.entities["item"].id] = items
+    for name in _needed_columns(schema):
+        if name not in context:
+            raise DataError(
+                f"a feature reads the event column {name!r}",
+                where="context",
+                fix=f"pass context={{{name!r}: ...}}",
+            )
+        value = context[name]
+        one = not isinstance(value, pl.Series | list | np.ndarray)
+        columns[name] = [value] * n if one else value
+        if len(columns[name]) != n:
+            raise DataError(
+                f"{len(columns[name])} values of {name!r} for {n} items",
+                where="context",
+                fix="pass one value for all, or a list with one per item (of lists, for a list column)",
+            )
+    return pl.DataFrame(columns, strict=False)
+
+
+def _needed_columns(schema: Schema) -> list[str]:
+    """Event columns that scoring reads (what only aggregates count is not among them)."""
+    looked_up = {"member", "item", *(f.entity for f in schema.features if f.kind == "vector")}
+    wanted = [e.id for n, e in schema.entities.items() if n in looked_up or e.path is not None]
+    wanted += [c for f in schema.features for c in feature_columns(f) if f.kind != "history"]
+    wanted += [c for a in schema.aggregates for c in a.by]
+    return [c for c in dict.fromkeys(wanted) if not is_entity_column(schema, c)]
+
+
+def _id(value: Any, where: str) -> str:
+    """An id as text."""
+    whole = isinstance(value, float) and value.is_integer()
+    text = "" if value is None or value != value else str(int(value) if whole else value)
+    if not text or any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise DataError(
+            f"{value!r} is not an id", where=where, fix="pass text that is not empty, or a number"
+        )
+    return text
