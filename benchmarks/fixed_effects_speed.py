@@ -121,7 +121,7 @@ def main() -> None:
     ours(*rows(2_000, FEATURES // scale))  # compile
     table = [
         compare(report, 200_000 // scale, FEATURES // scale, "200k", (20,) if quick else (400,)),
-        compare(report, 1_000_000 // scale, FEATURES // scale, "1m", (20,) if quick else (200,)),
+        compare(report, 1_000_000 // scale, FEATURES // scale, "1m", (20,) if quick else (600,)),
     ]
     report.table(
         f"{FEATURES // scale:,} features, CPU seconds",
