@@ -27,7 +27,9 @@ def meaning(**settings: object) -> Schema:
 
 def sort(source: object, work: Path, chunk_rows: int = 131_072, spec: Schema | None = None) -> EventLog:
     spec = spec or meaning()
-    return sort_events(source, EventChecker(spec), work.with_name(work.name + "-log"), Rejects(), chunk_rows=chunk_rows)  # type: ignore[arg-type]
+    return sort_events(
+        source, EventChecker(spec), work.with_name(work.name + "-log"), Rejects(), chunk_rows=chunk_rows
+    )  # type: ignore[arg-type]
 
 
 def together(log: EventLog) -> pl.DataFrame:
