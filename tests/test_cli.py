@@ -166,14 +166,14 @@ def test_killed_in_training_and_resumed_ends_with_the_same_numbers(project: Path
         return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def log(name: str) -> list[dict[str, float]]:
-        lines = (project.parent / "runs" / name / "run" / "log.jsonl").read_text().splitlines()
+        path = project.parent / "runs" / name / "run" / "log.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
         return [{k: v for k, v in json.loads(line).items() if k != "cpu_seconds"} for line in lines]
 
     assert fit("whole").wait() == 0
     victim = fit("cut")
-    checkpoint = project.parent / "runs/cut/run/checkpoint.safetensors"
     deadline = time.monotonic() + 120
-    while not (checkpoint.exists() and len(log("cut")) >= 3) and time.monotonic() < deadline:
+    while len(log("cut")) < 3 and time.monotonic() < deadline:
         time.sleep(0.02)
     victim.send_signal(signal.SIGKILL)
     assert victim.wait() == -signal.SIGKILL
