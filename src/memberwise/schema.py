@@ -194,7 +194,7 @@ class Aggregate(Model):
       among `n` labelled events, `a` = `prior_strength` and `p` the rate over all keys at that moment;
     - ``log1p`` of the number of events (`count`), and of distinct values of the columns in `distinct`;
     - `means` of numeric columns, shrunk in the same way;
-    - `recency`: ``log1p`` of the days since the key's last event.
+    - `recency`: ``log1p`` of the days since the key's last event, within the window or not.
 
     A key with several values (genres) pools the events of all of them.
     """
