@@ -323,7 +323,8 @@ def bundles_rollback(
         version = bundle.read_manifest(bundle.resolve(directory)).parent
         if version is None:
             raise ConfigError("the current version has no parent", where=str(directory), fix="name a version")
-    bundle.verify(directory / version)
+    if version in {path.name for path in bundle.versions(directory)}:
+        bundle.verify(directory / version)
     bundle.point(directory, version)
     out.print(f"Current version: [bold]{version}[/]")
 

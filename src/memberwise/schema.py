@@ -230,7 +230,7 @@ class Negatives(Model):
 
     Every event is a positive of every task. For each, `per_positive` items are drawn from those that had
     an event strictly before that moment, in the same group if `within` is given, never one that the
-    member chose at that same time.
+    member chose at that same time. An event whose own item was not available gets no label.
     """
 
     per_positive: int = Field(4, ge=1, le=100)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import Any
 
@@ -56,11 +57,31 @@ def moments(log: pl.DataFrame, size: int) -> list[pl.DataFrame]:
     return pieces
 
 
+def _available(spec: Negatives, log: list[Event], event: Event) -> bool:
+    """Whether the event's own item had an event before, in its group and within the window."""
+    group = [event[c] for c in spec.within]
+    seen = [
+        e[TIME]
+        for e in log
+        if e["i"] == event["i"] and e[TIME] < event[TIME] and [e[c] for c in spec.within] == group
+    ]
+    if not seen or None in group:
+        return False
+    return spec.window is None or max(seen) >= event[TIME] - spec.window
+
+
 @few
 @given(spec=specs, log=events(max_size=40))
 def test_a_drawn_item_was_available_and_not_chosen(spec: Negatives, log: list[Event]):
     expanded = expand(spec, table(log), 10)
-    assert expanded.filter(~pl.col(DRAWN)).drop(DRAWN).equals(table(log))
+    kept, labels = expanded.filter(~pl.col(DRAWN)).drop(DRAWN), ["label:y", "label:z"]
+    assert kept.drop(labels).equals(table(log).drop(labels))
+    available = [_available(spec, log, e) for e in log]
+    for before, after, could in zip(log, kept.to_dicts(), available, strict=True):
+        for label in labels:
+            # No label where the item itself could never have been drawn.
+            expected = before[label] if could else math.nan
+            assert after[label] == pytest.approx(expected, nan_ok=True)
     rows = expanded.to_dicts()
     assert [r[TIME] for r in rows] == sorted(r[TIME] for r in rows)
     drawn: Counter[int] = Counter()
@@ -81,6 +102,7 @@ def test_a_drawn_item_was_available_and_not_chosen(spec: Negatives, log: list[Ev
         assert r["label:z"] == 0.0
         assert not r["where:past"]
         drawn[r[ROW]] += 1
+        assert available[r[ROW]]
         source = log[r[ROW]]
         assert [r[c] for c in (TIME, "m", "cat")] == [source[c] for c in (TIME, "m", "cat")]
     assert all(n <= spec.per_positive for n in drawn.values())
@@ -136,7 +158,8 @@ def test_saved_in_the_middle_it_goes_on_as_without_a_stop(
 
 def one_moment_later(spec: Negatives, past: list[str], rows: int, seed: int = 0) -> Counter[str]:
     """What is drawn for many members after a past of given items."""
-    day = [{**EXAMPLE.row(0, named=True), "i": item, TIME: START + k} for k, item in enumerate(past)]
+    # "new" had an event too, so that choosing it can be told from not choosing it.
+    day = [{**EXAMPLE.row(0, named=True), "i": i, TIME: START + k} for k, i in enumerate(["new", *past])]
     now = [{**day[0], TIME: START + DAY, "m": f"m{k}", "i": "new"} for k in range(rows)]
     found = expand(spec, table(day + now), 1_000_000, seed).filter(pl.col(DRAWN), pl.col(TIME) == START + DAY)
     return Counter(found["i"].to_list())
@@ -167,6 +190,8 @@ def test_the_seed_decides_the_draws():
 def test_want_of_items_is_stated():
     sampler = NegativeSampler(meaning(Negatives(per_positive=3)))
     sampler.expand(EXAMPLE)
+    assert "1 events of items not available before have no label" in sampler.statement()
+    sampler.expand(EXAMPLE.with_columns(pl.col(TIME) + 1))
     assert "3 could not be drawn for want of available items" in sampler.statement()
 
 

@@ -137,6 +137,12 @@ class EntityEmbeddings:
         """Vectors that stand in a list column of the entity's table. Rows without one are left out."""
         if not isinstance(lists.dtype, pl.List | pl.Array):
             raise DataError(f"holds {lists.dtype}, a list of numbers is expected", where=f"column {name!r}")
+        if not lists.dtype.inner.is_numeric():
+            raise DataError(
+                f"holds lists of {lists.dtype.inner}, numbers are expected",
+                where=f"column {name!r}",
+                fix="for a list of ids use kind: categorical with max_values",
+            )
         frame = pl.DataFrame({"id": ids.cast(pl.String), "v": lists.cast(pl.List(pl.Float32))}).drop_nulls()
         widths = frame["v"].list.len().unique().to_list()
         if len(widths) > 1:

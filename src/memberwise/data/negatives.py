@@ -26,6 +26,9 @@ class NegativeSampler:
     event and take its item. The draws depend on the seed and the order of events alone, not on how the log
     is cut into chunks.
 
+    An event of an item that was not available itself gets no label (it still counts as an event): it could
+    never have been drawn as a negative, and would teach that what was never seen is always chosen.
+
     Drawn rows carry the mark ``__drawn``: they are rows to learn from, and no events of a history. They copy
     the columns of the event they belong to: columns that describe the *item* must stand in the item's own
     table, or they would give the answer away.
@@ -45,7 +48,7 @@ class NegativeSampler:
         self._start, self._size, self._room = (np.zeros(0, np.int64) for _ in range(3))
         self._used = np.zeros(1, np.int64)
         self._draws = np.array([schema.seed, 0], np.uint64)
-        self.positives = self.drawn = 0
+        self.positives = self.drawn = self.first = 0
 
     def expand(self, events: pl.DataFrame) -> pl.DataFrame:
         """The events (a chunk, in time order) and their negatives, in time order."""
@@ -61,6 +64,7 @@ class NegativeSampler:
         own = HashIndex(combine(who, items))
         self._make_room(n)
         out = np.full((n, self.spec.per_positive), -1, np.int32)
+        known = np.zeros(n, np.bool_)
         _draw(
             times,
             groups,
@@ -78,15 +82,21 @@ class NegativeSampler:
             self._draws,
             self.spec.draw == "popularity",
             self.spec.window or 0,
+            known,
             out,
         )
         row, which = np.nonzero(out >= 0)
-        self.positives += n
+        self.positives += int(known.sum())
+        self.first += n - int(known.sum())
+        labels = [c for c in events.columns if c.startswith("label:")]
+        events = events.with_columns(
+            pl.when(pl.Series(known)).then(pl.col(c)).otherwise(float("nan")).alias(c) for c in labels
+        )
         self.drawn += len(row)
         drawn = events[row].with_columns(
             self._names[out[row, which]].alias(self._item),
             pl.lit(True).alias(DRAWN),
-            *(pl.lit(0.0, pl.Float32).alias(c) for c in events.columns if c.startswith("label:")),
+            *(pl.lit(0.0, pl.Float32).alias(c) for c in labels),
             *(pl.lit(False).alias(c) for c in events.columns if c.startswith("where:")),
         )
         return pl.concat([events, drawn]).sort(TIME, maintain_order=True)
@@ -117,6 +127,8 @@ class NegativeSampler:
         where = f" within the same {', '.join(self.spec.within)}" if self.spec.within else ""
         short = self.positives * self.spec.per_positive - self.drawn
         left = f"; {short:,} could not be drawn for want of available items" if short else ""
+        if self.first:
+            left += f"; {self.first:,} events of items not available before have no label"
         return (
             f"{self.drawn:,} negatives were drawn for {self.positives:,} events "
             f"({self.spec.per_positive} each, {self.spec.draw}, from items seen strictly before{where}){left}"
@@ -140,7 +152,7 @@ class NegativeSampler:
             "room": self._room[:groups],
             "used": self._used,
             "draws": self._draws,
-            "totals": np.array([self.positives, self.drawn]),
+            "totals": np.array([self.positives, self.drawn, self.first]),
         }
 
     def load_arrays(self, state: Arrays) -> None:
@@ -152,7 +164,7 @@ class NegativeSampler:
         self._names = pl.Series("item", names, dtype=pl.String)
         for key in ("hashes", "last", "listed", "pool", "start", "size", "room", "used", "draws"):
             setattr(self, f"_{key}", np.array(state[key]))
-        self.positives, self.drawn = (int(x) for x in np.asarray(state["totals"]))
+        self.positives, self.drawn, self.first = (int(x) for x in np.asarray(state["totals"]))
 
 
 @njit(cache=True, nogil=True)
@@ -237,17 +249,24 @@ def _draw(
     draws: U64,
     popularity: bool,
     window: int,
+    known: npt.NDArray[np.bool_],
     out: I32,
 ) -> None:
-    """Moment by moment: first draw for all its events, then make its items available."""
+    """Moment by moment: first draw for all its events, then make its items available.
+
+    ``known[r]`` tells whether the item of event r was itself available; nothing is drawn for it if not.
+    """
     i = 0
     while i < len(times):
         j = i
         while j < len(times) and times[j] == times[i]:
             j += 1
         for r in range(i, j):
-            if groups[r] < 0:
+            if groups[r] < 0 or pairs[r] < 0 or not listed[pairs[r]]:
                 continue
+            if window > 0 and last[pairs[r]] < times[r] - window:
+                continue
+            known[r] = True
             for d in range(out.shape[1]):
                 out[r, d] = _one(
                     r, d, times[r], groups[r], who, own, hashes, last, pool, start, size, draws, window, out

@@ -44,7 +44,8 @@ class Normaliser:
     Parameters
     ----------
     columns
-        The raw columns. The result has these first, then one indicator for each that asks for it.
+        The raw columns. The result has these first, then one indicator for each that asks for it. A column
+        that never varies in train is zero for ever, and so is the indicator of one that has no gap there.
     """
 
     def __init__(self, columns: Sequence[DenseColumn]) -> None:
@@ -52,6 +53,7 @@ class Normaliser:
         d = len(self.columns)
         self.mean, self.std = np.zeros(d), np.ones(d)
         self.knots, self.scores = np.zeros((d, KNOTS)), np.zeros((d, KNOTS))
+        self.gaps = np.ones(d)  # 1 where train has missing values
         self._indicators = np.array([i for i, c in enumerate(self.columns) if c.indicator], np.int64)
 
     @property
@@ -66,6 +68,7 @@ class Normaliser:
         sample = np.array(raw[:: max(1, len(raw) // _SAMPLE)], np.float64)
         for j, column in enumerate(self.columns):
             x = sample[:, j]
+            self.gaps[j] = not np.isfinite(x).all()
             x = x[np.isfinite(x)]
             if len(x) == 0 or column.transform == "none":
                 continue
@@ -74,8 +77,8 @@ class Normaliser:
             x = self._shape(x, j)
             self.mean[j] = x.mean()
             std = x.std()
-            # A column that never varies in train carries nothing: it must not explode when it does later.
-            self.std[j] = std if std > 1e-8 * max(1.0, abs(self.mean[j])) else 1.0
+            # What never varies in train taught nothing, and must say nothing when it varies later.
+            self.std[j] = std if std > 1e-8 * max(1.0, abs(self.mean[j])) else np.inf
 
     def _shape(self, x: npt.NDArray[np.float64], j: int) -> npt.NDArray[np.float64]:
         match self.columns[j].transform:
@@ -91,21 +94,27 @@ class Normaliser:
         out = np.zeros((len(raw), len(self.names)), np.float32)
         missing = ~np.isfinite(raw)
         for j, column in enumerate(self.columns):
-            x = self._shape(raw[:, j].astype(np.float64), j)
+            x = self._shape(np.where(missing[:, j], 0.0, raw[:, j]).astype(np.float64), j)
             if column.transform != "none":
                 x = np.clip((x - self.mean[j]) / self.std[j], -CLIP, CLIP)
             out[:, j] = np.where(missing[:, j], 0.0, x)
-        out[:, len(self.columns) :] = missing[:, self._indicators]
+        out[:, len(self.columns) :] = missing[:, self._indicators] * self.gaps[self._indicators]
         return out
 
     def to_arrays(self) -> Arrays:
         """What was learned, for saving."""
-        return {"mean": self.mean, "std": self.std, "knots": self.knots, "scores": self.scores}
+        return {
+            "mean": self.mean,
+            "std": self.std,
+            "knots": self.knots,
+            "scores": self.scores,
+            "gaps": self.gaps,
+        }
 
     def load_arrays(self, state: Arrays) -> None:
         """The inverse of `to_arrays`."""
-        self.mean, self.std, self.knots, self.scores = (
-            np.asarray(state[k], np.float64) for k in ("mean", "std", "knots", "scores")
+        self.mean, self.std, self.knots, self.scores, self.gaps = (
+            np.asarray(state[k], np.float64) for k in ("mean", "std", "knots", "scores", "gaps")
         )
 
 

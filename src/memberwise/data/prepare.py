@@ -25,7 +25,7 @@ from memberwise.data.pipeline import FeaturePipeline
 from memberwise.errors import DataError
 from memberwise.schema import Schema, Vector, to_micros
 
-FORMAT = 2
+FORMAT = 3
 _BLOCK = 1 << 18
 Progress = Callable[[str, int, int], None]
 """Called with what is done, how much of it, and of how much."""

@@ -75,7 +75,8 @@ class Ranker(nn.Module):
             dims = self._dim_of[h.item_table], self._dim_of[h.action_table]
             self.histories[h.name] = history_encoder(h.encoder, *dims)
         dense = sum(1 + c.indicator for c in layout.dense)
-        self.norm = nn.BatchNorm1d(dense) if config.batch_norm and dense else nn.Identity()
+        # The columns are normalised already: a small eps would blow up one that is rarely not zero.
+        self.norm = nn.BatchNorm1d(dense, eps=1e-2) if config.batch_norm and dense else nn.Identity()
         self.drop = nn.Dropout(config.input_dropout)
         width = sum(self._dim_of[f.table] for f in layout.ids) + dense + sum(vector_dims.values())
         width += sum(m.out_dim for m in self.histories.values())  # type: ignore[misc]

@@ -24,7 +24,10 @@ def candidates(items: Sequence[str | int] | None, pipeline: FeaturePipeline) -> 
     """
     if items is None:
         if "item" not in pipeline.tables:
-            raise DataError("no items are given, and the project has no item table", fix="pass items=[...]")
+            raise DataError(
+                "no items are given, and the project has no item table",
+                fix="pass items=[...]; on the command line: --item ID",
+            )
         return pipeline.tables["item"].ids.cast(pl.String).alias("item")
     if len(items) == 0:
         raise DataError("no items are given to rank")
@@ -63,7 +66,7 @@ def rows(
             raise DataError(
                 f"a feature reads the event column {name!r}",
                 where="context",
-                fix=f"pass context={{{name!r}: ...}}",
+                fix=f"pass context={{{name!r}: ...}}; on the command line: --context '{{\"{name}\": ...}}'",
             )
         value = context[name]
         one = not isinstance(value, pl.Series | list | np.ndarray)

@@ -220,6 +220,7 @@ class Report:
         Path
         """
         target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
         # Lone surrogates, which a hostile id may hold, cannot be encoded: they become a question mark.
         target.write_bytes(self.html().encode("utf-8", errors="replace"))
         return target
