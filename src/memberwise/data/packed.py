@@ -99,12 +99,14 @@ class PackedWriter:
         return self.arrays[name]
 
     def publish(self, splits: Mapping[str, tuple[int, int]], leave_out: tuple[str, ...] = ()) -> PackedRows:
-        """Make the directory visible under its name."""
+        """Make the directory visible under its name.
+
+        Nothing is forced to disk: it is a cache, and whoever keeps it over a restart of the machine must make
+        it again (`memberwise.recommender.fitting.prepared_rows` does).
+        """
         names = {name: f"{i}.npy" for i, name in enumerate(self.arrays)}
         for name in leave_out:
             (self._partial / names.pop(name)).unlink()
-        for array in self.arrays.values():
-            array.flush()  # type: ignore[attr-defined]
         self.arrays.clear()
         meta = {"arrays": names, "splits": {k: list(v) for k, v in splits.items()}}
         (self._partial / "packed.json").write_text(json.dumps(meta))

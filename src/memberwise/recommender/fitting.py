@@ -34,8 +34,9 @@ def prepared_rows(project: Project, progress: Progress = lambda what, done, of: 
     work = project.output / "cache" / name
     if (work / _SUMMARY).is_file():
         try:
-            return _load(project, work)
-        except MemberwiseError:
+            if json.loads((work / _SUMMARY).read_text()).get("boot") == _boot():
+                return _load(project, work)
+        except (MemberwiseError, ValueError):
             shutil.rmtree(work)  # a damaged cache is made again
     shutil.rmtree(project.output / "cache", ignore_errors=True)
     prepared = prepare(project.config, work, project.base, progress=progress)
@@ -45,9 +46,15 @@ def prepared_rows(project: Project, progress: Progress = lambda what, done, of: 
     if prepared.negatives is not None:
         parts["negatives"] = prepared.negatives.to_arrays()
     save_arrays(work / _STATE, parts)
-    meta = {"train_end": prepared.pipeline.train_end, "summary": prepared.summary}
+    meta = {"boot": _boot(), "train_end": prepared.pipeline.train_end, "summary": prepared.summary}
     (work / _SUMMARY).write_text(json.dumps(meta))
     return prepared
+
+
+def _boot() -> str:
+    """Names the run of this machine: after a power cut, rows that never reached the disk read as zero."""
+    path = Path("/proc/sys/kernel/random/boot_id")
+    return path.read_text().strip() if path.is_file() else ""
 
 
 def _load(project: Project, work: Path) -> Prepared:
