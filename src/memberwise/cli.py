@@ -194,10 +194,11 @@ def evaluate(
         typer.Argument(metavar="[EVENTS...]", help="Labelled events; default: the test split."),
     ] = None,
     baselines: Annotated[
-        bool, typer.Option(help="Also fit simple models on the same rows and compare.")
+        bool, typer.Option(help="Also fit simple models and compare (on the test split only).")
     ] = True,
     report: Annotated[
-        Path | None, typer.Option(help="HTML report; default: report.html of the project's runs.")
+        Path | None,
+        typer.Option(help="HTML report; default: report.html (or report-events.html) in the runs."),
     ] = None,
     draws: Annotated[
         int, typer.Option(min=20, help="Bootstrap draws of members behind the intervals.")
@@ -215,7 +216,8 @@ def evaluate(
     rec = Recommender.load(loaded.bundles)
     with out.status("Scoring and resampling"):
         found = rec.evaluate(events or None, baselines=baselines and not events, draws=draws)
-    target = report or loaded.output / "report.html"
+    # Simple models are fitted on the project's own rows: they have no features for other events.
+    target = report or loaded.output / ("report-events.html" if events else "report.html")
     found.write(target)
     found.to_json(target.with_suffix(".json"))
     out.print(found.table())
