@@ -9,6 +9,7 @@ These are not dense Adagrad or Adam: a row that is not in the batch keeps its va
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 
 import numpy as np
@@ -23,7 +24,7 @@ F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
 
 
-class SparseOptimizer:
+class SparseOptimizer(ABC):
     """Base: collects the touched rows of every table, sums duplicates and hands them to `_update`.
 
     Parameters
@@ -43,15 +44,17 @@ class SparseOptimizer:
         self.state: list[dict[str, Tensor]] = [self._new_state(t) for t in self.tables]
         self._slots = [np.full(len(t.weight), -1, np.int32) for t in self.tables]
 
+    @abstractmethod
     def _new_state(self, table: FusedEmbedding) -> dict[str, Tensor]:
-        raise NotImplementedError
+        """What is kept per row of a table, at its start."""
 
+    @abstractmethod
     def _update(self, table: FusedEmbedding, state: dict[str, Tensor], rows: Tensor, grad: Tensor) -> None:
         """Move distinct `rows` [u] by the summed gradient `grad` [u, D]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _update_numba(self, table: FusedEmbedding, state: dict[str, Tensor], rows: I32, grad: F32) -> None:
-        raise NotImplementedError
+        """The same by a kernel, on the CPU."""
 
     def zero_grad(self) -> None:
         """Forget the look-ups since the last step."""
