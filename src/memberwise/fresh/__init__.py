@@ -1,0 +1,1 @@
+"""Which refreshes pay: drift, off-policy evaluation, update policy and gates, replay."""
