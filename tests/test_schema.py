@@ -101,7 +101,10 @@ def test_what_contradicts_itself_is_refused():
     refused("'item' is missing", entities={"member": Entity(id="m")})
     refused("has no 'path'", features=[{"kind": "numeric", "column": "member.age"}])
     refused("not an entity", features=[{"kind": "vector", "entity": "shop", "path": "x.arrow"}])
-    refused("give either", features=[{"kind": "vector", "entity": "item"}])
+    refused("give one of", features=[{"kind": "vector", "entity": "item"}])
+    refused("needs 'dim'", features=[{"kind": "vector", "entity": "item", "made_by": "graph"}])
+    refused("say whose vector", features=[{"kind": "vector", "made_by": "meta", "dim": 2}])
+    refused("goes with 'made_by'", features=[{"kind": "vector", "by": ["m"], "path": "x.arrow"}])
     refused("not a plain name", tasks=[{"name": "a b", "label": "y"}])
     refused("cannot be the name of a directory", name="a/b")
 

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, get_args, get_origin
+from typing import Any, Literal, Protocol, Self, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from memberwise.errors import ConfigError
 from memberwise.ranking.config import RankerConfig, TrainingConfig
 from memberwise.schema import Schema
+
+
+class MakesVectors(Protocol):
+    """A section of the project that makes vectors for the ranker."""
+
+    def vector_features(self) -> list[dict[str, Any]]:
+        """The features, as the project file would declare them: ``kind: vector`` with ``made_by``."""
+
+
+MAKERS: dict[str, type[BaseModel]] = {}
+"""Sections that make vectors, by their key; each class is a `MakesVectors`."""
 
 
 class ProjectConfig(Schema):
@@ -23,6 +35,23 @@ class ProjectConfig(Schema):
     ranker: RankerConfig = Field(RankerConfig(), description="What the ranker is made of.")
     training: TrainingConfig = Field(TrainingConfig(), description="How it is trained.")
     output: str = Field("runs", description="Directory for runs and bundles, relative to the project file.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _declare_vectors(cls, values: Any) -> Any:
+        """What the graph and meta learning make is shown to the ranker without a further line."""
+        if not isinstance(values, dict):
+            return values
+        features = list(values.get("features") or [])
+        for key, section in MAKERS.items():
+            if values.get(key) is None or any(
+                isinstance(f, dict) and f.get("made_by") == key for f in features
+            ):
+                continue
+            # A mistake inside the section is told with its place when the section itself is validated.
+            with contextlib.suppress(ValidationError):
+                features += section.model_validate(values[key]).vector_features()  # type: ignore[attr-defined]
+        return values | {"features": features} if features else values
 
 
 class Project:

@@ -138,18 +138,36 @@ class Numeric(Model):
 
 
 class Vector(Model):
-    """A vector per entity made elsewhere: an Arrow table of entity embeddings, or a list column."""
+    """A vector per entity: made elsewhere, a list column, or made by this project itself.
+
+    A row sees the newest vector whose cut-off is not after its time, and zeros where there is none.
+    """
 
     kind: Literal["vector"] = "vector"
-    entity: str = Field(description="Whose vector it is: member, item, ...")
+    entity: str | None = Field(None, description="Whose vector it is: member, item, ...")
     path: str | None = Field(None, description="Entity embeddings (Arrow).")
     column: str | None = Field(None, description="List column of the entity's table.")
+    made_by: Literal["graph", "meta"] | None = Field(
+        None, description="The section of the project that makes the vectors; it declares them by itself."
+    )
+    by: list[str] = Field(
+        [], description="Columns of a combined key instead of 'entity', if made_by is given."
+    )
+    dim: int | None = Field(None, ge=1, le=1024, description="Width, needed with made_by.")
     name: str = ""
 
     @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        if (self.path is None) == (self.column is None):
-            raise ValueError("give either 'path' (entity embeddings) or 'column' (of the entity's table)")
+    def _check(self) -> Self:
+        if sum(source is not None for source in (self.path, self.column, self.made_by)) != 1:
+            raise ValueError(
+                "give one of 'path' (entity embeddings), 'column' (of the entity's table) and 'made_by'"
+            )
+        if (self.entity is None) == (not self.by):
+            raise ValueError("say whose vector it is: 'entity', or 'by' with the columns of a combined key")
+        if self.by and self.made_by is None:
+            raise ValueError("'by' goes with 'made_by' only")
+        if self.made_by is not None and self.dim is None:
+            raise ValueError("'made_by' needs 'dim', the width of the vectors")
         return self
 
 
@@ -308,7 +326,7 @@ class Schema(Model):
             if dot and entity in self.entities and self.entities[entity].path is None:
                 raise ValueError(f"column {column!r}: entity '{entity}' has no 'path' to a table")
         for f in self.features:
-            if isinstance(f, Vector) and f.entity not in self.entities:
+            if isinstance(f, Vector) and f.entity is not None and f.entity not in self.entities:
                 raise ValueError(f"feature {feature_name(f)}: {f.entity!r} is not an entity")
             if isinstance(f, Vector) and f.name in _BATCH_PARTS:
                 raise ValueError(f"feature {f.name}: every batch has a part of this name; choose another")
@@ -339,7 +357,7 @@ def feature_columns(feature: Categorical | Numeric | Vector | History | Clock | 
         case History():
             return [c for c in (feature.item, feature.action) if c is not None]
         case Vector():
-            return [f"{feature.entity}.{feature.column}"] if feature.column else []
+            return [f"{feature.entity}.{feature.column}"] if feature.column else feature.by
         case Clock():
             return []
 
@@ -352,7 +370,8 @@ def feature_name(feature: Categorical | Numeric | Vector | History | Clock | Age
         case Age():
             return feature.name or f"age({feature.since})"
         case Vector():
-            return feature.name or f"vector({feature.entity})"
+            whose = feature.entity or " x ".join(feature.by)
+            return feature.name or f"{feature.made_by or 'vector'}({whose})"
         case History() | Clock():
             return feature.name
 

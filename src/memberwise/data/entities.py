@@ -7,8 +7,10 @@ who made it.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +21,7 @@ from memberwise.data.hashing import U64, HashIndex, hash_values
 from memberwise.errors import DataError
 
 F32 = npt.NDArray[np.float32]
+_KIND = "entity-embeddings-1"
 
 
 @dataclass(frozen=True)
@@ -84,27 +87,9 @@ class EntityEmbeddings:
 
     def write(self, path: str | Path) -> None:
         """Write an Arrow file with fixed-size lists; it appears whole or not at all."""
-        path = Path(path)
-        flat = pa.array(np.ascontiguousarray(self.vectors, np.float32).ravel())
-        table = pa.table(
-            {
-                "id": self.ids.cast(pl.String).to_arrow().cast(pa.string()),
-                "vector": pa.FixedSizeListArray.from_arrays(flat, max(self.dim, 1)),
-            }
-        ).replace_schema_metadata(
-            {
-                "memberwise": "entity-embeddings-1",
-                "entity": self.entity,
-                "version": self.version,
-                "cutoff": str(self.cutoff),
-            }
-        )
-        partial = path.with_name(path.name + ".partial")
-        with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-            writer.write_table(table)
-        with partial.open("rb") as f:
-            os.fsync(f.fileno())
-        partial.replace(path)
+        ids = {"id": self.ids.cast(pl.String).to_arrow().cast(pa.string())}
+        meta = {"entity": self.entity, "version": self.version, "cutoff": str(self.cutoff)}
+        write_vectors(path, ids, self.vectors, _KIND, **meta)
 
     @classmethod
     def read(cls, path: str | Path) -> EntityEmbeddings:
@@ -115,22 +100,10 @@ class EntityEmbeddings:
         DataError
             If the file is missing, damaged or something else.
         """
-        try:
-            with pa.memory_map(str(path)) as source:
-                table = pa.ipc.open_file(source).read_all()
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(f"entity embeddings cannot be read: {error}", where=str(path)) from error
-        meta = table.schema.metadata or {}
-        if meta.get(b"memberwise") != b"entity-embeddings-1":
-            raise DataError("is not a table of entity embeddings", where=str(path))
-        column = table["vector"].combine_chunks()
-        if isinstance(column, pa.ChunkedArray):
-            column = column.chunk(0) if column.num_chunks else pa.array([], column.type)
-        vectors = column.flatten().to_numpy().reshape(len(table), column.type.list_size).copy()
+        table, meta = read_vectors(path, _KIND)
         ids = pl.Series("id", table["id"])
-        return cls(
-            meta[b"entity"].decode(), ids, vectors, meta[b"version"].decode(), int(meta[b"cutoff"].decode())
-        )
+        vectors = vector_column(table).astype(np.float32, copy=False)
+        return cls(meta["entity"], ids, vectors, meta["version"], int(meta["cutoff"]))
 
     @classmethod
     def from_column(cls, entity: str, ids: pl.Series, lists: pl.Series, name: str) -> EntityEmbeddings:
@@ -150,3 +123,62 @@ class EntityEmbeddings:
         dim = widths[0] if widths else 0
         vectors = frame["v"].explode().to_numpy().reshape(-1, dim) if dim else np.zeros((0, 1), np.float32)
         return cls(entity, frame["id"], np.ascontiguousarray(vectors, np.float32), "column", 0)
+
+
+def write_vectors(
+    path: str | Path, columns: Mapping[str, pa.Array], vectors: npt.NDArray[Any], kind: str, **meta: str
+) -> None:
+    """Write columns and a column ``vector`` of fixed-size lists as one Arrow file, whole or not at all.
+
+    Parameters
+    ----------
+    path
+        The file.
+    columns
+        One value per vector each.
+    vectors : ndarray, shape [n, d]
+        Float32 or float16.
+    kind
+        What the file is, checked by `read_vectors`.
+    **meta
+        Text that goes with it.
+    """
+    path = Path(path)
+    dim = vectors.shape[1]
+    flat = pa.array(np.ascontiguousarray(vectors).ravel())
+    lists = pa.FixedSizeListArray.from_arrays(flat, max(dim, 1))
+    table = pa.table({**columns, "vector": lists}).replace_schema_metadata({"memberwise": kind, **meta})
+    partial = path.with_name(path.name + ".partial")
+    with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    with partial.open("rb") as f:
+        os.fsync(f.fileno())
+    partial.replace(path)
+
+
+def read_vectors(path: str | Path, kind: str) -> tuple[pa.Table, dict[str, str]]:
+    """Table and metadata of a file of `write_vectors`.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, damaged or of another kind.
+    """
+    try:
+        with pa.memory_map(str(path)) as source:
+            table = pa.ipc.open_file(source).read_all()
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"entity embeddings cannot be read: {error}", where=str(path)) from error
+    meta = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
+    if meta.get("memberwise") != kind:
+        raise DataError("is not a table of entity embeddings", where=str(path))
+    return table, meta
+
+
+def vector_column(table: pa.Table) -> npt.NDArray[Any]:
+    """The vectors of a table of `read_vectors`, ``[n, d]``, owned by the caller."""
+    column = table["vector"].combine_chunks()
+    if isinstance(column, pa.ChunkedArray):
+        column = column.chunk(0) if column.num_chunks else pa.array([], column.type)
+    vectors: npt.NDArray[Any] = column.flatten().to_numpy().reshape(len(table), column.type.list_size)
+    return vectors.copy()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from memberwise.data.frame import Frame, Ragged
-from memberwise.data.hashing import combine
+from memberwise.data.hashing import U64, combine
 
 
 def keys(frame: Frame, by: Sequence[str], max_values: int) -> Ragged:
@@ -57,3 +57,12 @@ def _cross(left: Ragged, right: Ragged) -> Ragged:
     within = np.arange(len(first)) - np.repeat(starts, repeats)
     second = b[np.repeat(b_off[:-1][row_of_left], repeats) + within]
     return combine(first, second), offsets
+
+
+def row_keys(frame: Frame, by: Sequence[str]) -> U64:
+    """One hashed key per row from single-valued columns; 0 where a part is missing. ``[n]``"""
+    found = frame.values(by[0])
+    for column in by[1:]:
+        other = frame.values(column)
+        found = np.where((found == 0) | (other == 0), np.uint64(0), combine(found, other))
+    return found

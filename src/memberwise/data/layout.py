@@ -62,10 +62,19 @@ class HistoryField:
 
 @dataclass(frozen=True)
 class VectorField:
-    """A vector per entity; the batch carries the values."""
+    """A vector per entity; the batch carries the values.
+
+    Attributes
+    ----------
+    by
+        Columns whose values name the entity: one id column, or several for a combined key.
+    made
+        By the project itself: rows are looked up again when the vectors change.
+    """
 
     name: str
-    entity: str
+    by: tuple[str, ...]
+    made: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,7 +132,8 @@ def compile_layout(schema: Schema, aggregate_columns: Sequence[tuple[Aggregate, 
             case Age():
                 dense.append(DenseColumn(name, indicator=True))
             case Vector():
-                vectors.append(VectorField(name, f.entity))
+                by = tuple(f.by) if f.entity is None else (schema.entities[f.entity].id,)
+                vectors.append(VectorField(name, by, made=f.made_by is not None))
             case History():
                 item_table = _table_of_column(schema, f.item or schema.entities["item"].id) or Table(
                     f"{name}.item", min_count=2

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,11 @@ from memberwise.data.files import need_columns
 from memberwise.data.frame import EntityTable, Frame
 from memberwise.data.hashing import U64, hash_text
 from memberwise.data.history import HistoryState
+from memberwise.data.keys import row_keys
 from memberwise.data.layout import Layout, compile_layout
 from memberwise.data.normalise import Normaliser
 from memberwise.data.pending import NEVER
+from memberwise.data.timeline import ALWAYS, EmbeddingTimeline
 from memberwise.data.vocabulary import PAD, Vocabulary
 from memberwise.errors import ConfigError
 from memberwise.schema import DAY, Age, Categorical, Clock, History, Numeric, Schema, Vector, feature_name
@@ -49,7 +52,8 @@ class FeaturePipeline:
     base : Path, optional
         Where relative paths of entity embeddings start.
     vectors
-        Entity embeddings by feature, instead of reading them.
+        Entity embeddings by feature, instead of reading them. Those that the project makes itself start
+        empty and come with `attach`.
 
     Attributes
     ----------
@@ -63,7 +67,7 @@ class FeaturePipeline:
         tables: Mapping[str, EntityTable],
         train_end: int | None = None,
         base: Path | None = None,
-        vectors: Mapping[str, EntityEmbeddings] | None = None,
+        vectors: Mapping[str, EmbeddingTimeline] | None = None,
     ) -> None:
         self.schema, self.tables, self.train_end = schema, dict(tables), train_end
         self.last_event: int | None = None
@@ -146,8 +150,9 @@ class FeaturePipeline:
         dict of arrays, n rows each
             ``ids`` int32 [n, C] (rows of the tables, -1 in unused places), ``dense`` float32 [n, d] (raw,
             NaN where missing), ``<history>.items``, ``.actions`` int32 [n, N] and ``.ages`` float32 [n, N]
-            (days), ``<vector>`` int32 [n] (row of the vector, -1 for none), ``time`` int64 [n], ``member``,
-            ``item`` and ``request`` uint64 [n] (hashed ids).
+            (days), ``<vector>`` int32 [n] (row of the vector, -1 for none), ``<vector>.key`` uint64 [n] where
+            the project makes the vectors, ``time`` int64 [n], ``member``, ``item`` and ``request`` uint64 [n]
+            (hashed ids).
         """
         parts: RawArrays = {"ids": self._ids(frame), "dense": self._dense(frame)}
         for field in self.layout.histories:
@@ -156,7 +161,10 @@ class FeaturePipeline:
             parts[f"{field.name}.actions"] = self._places(field.action_table, rows.actions, rows.known)
             parts[f"{field.name}.ages"] = (rows.ages / 86_400.0).astype(np.float32)
         for vector in self.layout.vectors:
-            parts[vector.name] = self.vectors[vector.name].rows(frame.ids(vector.entity))
+            keys = row_keys(frame, vector.by)
+            parts[vector.name] = self.vectors[vector.name].rows(keys, frame.times)
+            if vector.made:
+                parts[key_column(vector.name)] = keys
         parts["time"] = frame.times
         parts["member"], parts["item"] = frame.ids("member"), frame.ids("item")
         request = self.schema.events.request
@@ -224,6 +232,21 @@ class FeaturePipeline:
             for v in self.layout.vectors
         }
 
+    def attach(self, feature: str, vectors: EmbeddingTimeline) -> None:
+        """Let a vector feature see these vectors from now on.
+
+        Raises
+        ------
+        ConfigError
+            If they have another width than before: what was trained on those cannot read them.
+        """
+        if vectors.dim != self.vectors[feature].dim:
+            raise ConfigError(
+                f"the vectors have width {vectors.dim}, the feature says {self.vectors[feature].dim}",
+                where=f"features.{feature}",
+            )
+        self.vectors[feature] = vectors
+
     # -- on disk ----------------------------------------------------------------------------------
 
     def _parts(self) -> dict[str, AggregateState | HistoryState | Vocabulary | Normaliser]:
@@ -248,7 +271,16 @@ class FeaturePipeline:
         self.last_event = None if last < 0 else last
 
 
-def _load_vectors(f: Vector, tables: Mapping[str, EntityTable], base: Path | None) -> EntityEmbeddings:
+def key_column(feature: str) -> str:
+    """Array with the hashed key of each row under which a vector feature looks its vectors up."""
+    return f"{feature}.key"
+
+
+def _load_vectors(f: Vector, tables: Mapping[str, EntityTable], base: Path | None) -> EmbeddingTimeline:
+    if f.made_by is not None:
+        assert f.dim is not None
+        return EmbeddingTimeline.empty(f.entity or " x ".join(f.by), f.dim)
+    assert f.entity is not None
     if f.path is not None:
         path = Path(f.path) if base is None else base / f.path
         vectors = EntityEmbeddings.read(path)
@@ -256,11 +288,13 @@ def _load_vectors(f: Vector, tables: Mapping[str, EntityTable], base: Path | Non
             raise ConfigError(
                 f"the embeddings are of {vectors.entity!r}, not of {f.entity!r}", where=str(path)
             )
-        return vectors
+        return EmbeddingTimeline.of(vectors)
     table = tables[f.entity]
     assert f.column is not None
     need_columns(table.table.columns, [f.column], where=f"the table of entity '{f.entity}'")
-    return EntityEmbeddings.from_column(f.entity, table.ids, table.table[f.column], f"{f.entity}.{f.column}")
+    name = f"{f.entity}.{f.column}"
+    column = EntityEmbeddings.from_column(f.entity, table.ids, table.table[f.column], name)
+    return replace(EmbeddingTimeline.of(column), cutoffs=np.full(len(column), ALWAYS))
 
 
 def _clock(times: npt.NDArray[np.int64], timezone: str) -> Sequence[U64]:

@@ -21,11 +21,12 @@ from memberwise.data.frame import load_entity_tables
 from memberwise.data.log import EventLog, sort_events
 from memberwise.data.negatives import NegativeSampler
 from memberwise.data.packed import PackedRows, PackedWriter
-from memberwise.data.pipeline import FeaturePipeline
+from memberwise.data.pipeline import FeaturePipeline, key_column
+from memberwise.data.timeline import EmbeddingTimeline
 from memberwise.errors import DataError
 from memberwise.schema import Schema, Vector, to_micros
 
-FORMAT = 3
+FORMAT = 4
 _BLOCK = 1 << 18
 Progress = Callable[[str, int, int], None]
 """Called with what is done, how much of it, and of how much."""
@@ -52,6 +53,12 @@ class Prepared:
     negatives: NegativeSampler | None
     rejects: Rejects
     summary: dict[str, object] = field(default_factory=dict)
+
+    def attach(self, feature: str, vectors: EmbeddingTimeline) -> None:
+        """Let a vector feature of all rows see these vectors, each row those that its time allows."""
+        self.pipeline.attach(feature, vectors)
+        arrays = self.packed.arrays
+        arrays[feature] = vectors.rows(arrays[key_column(feature)], arrays["time"])
 
 
 def fingerprint(schema: Schema, base: Path | None) -> str:

@@ -16,19 +16,31 @@ from memberwise.ranking.ranker import Ranker
 
 def predict(ranker: Ranker, loader: Loader) -> npt.NDArray[np.float32]:
     """Probabilities of all rows of a loader that does not shuffle. ``[n, T]``"""
+    return sigmoid(predict_all_logits(ranker, loader))
+
+
+def predict_all_logits(ranker: Ranker, loader: Loader) -> npt.NDArray[np.float32]:
+    """Logits of all rows of a loader that does not shuffle. ``[n, T]``"""
     device = next(ranker.parameters()).device
     ranker.eval()
     parts = []
     with torch.inference_mode():
         for batch in loader.epoch():
-            parts.append(torch.sigmoid(ranker(batch.to(device))).cpu().numpy())
+            parts.append(ranker(batch.to(device)).cpu().numpy())
     return np.concatenate(parts) if parts else np.zeros((0, len(ranker.layout.tasks)), np.float32)
 
 
-def predict_arrays(ranker: Ranker, arrays: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
-    """Probabilities of the rows of one set of arrays (vectors gathered already). ``[n, T]``"""
+def predict_logits(ranker: Ranker, arrays: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
+    """Logits of the rows of one set of arrays (vectors gathered already). ``[n, T]``"""
     device = next(ranker.parameters()).device
     ranker.eval()
     with torch.inference_mode():
-        batch = Batch.from_arrays(arrays, ranker.layout).to(device)
-        return torch.sigmoid(ranker(batch)).cpu().numpy()
+        logits: npt.NDArray[np.float32] = (
+            ranker(Batch.from_arrays(arrays, ranker.layout).to(device)).cpu().numpy()
+        )
+    return logits
+
+
+def sigmoid(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """``1 / (1 + exp(-logit))``."""
+    return torch.sigmoid(torch.from_numpy(logits)).numpy()

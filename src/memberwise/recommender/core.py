@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import Any, Self
 
 import numpy as np
@@ -24,12 +25,14 @@ from memberwise.data.prepare import Prepared, Progress, check_new_events
 from memberwise.errors import ConfigError, DataError
 from memberwise.project import Project
 from memberwise.ranking.baselines import BASELINES, applicable
-from memberwise.ranking.predict import predict, predict_arrays
+from memberwise.ranking.predict import predict_all_logits, predict_logits, sigmoid
 from memberwise.ranking.ranker import Ranker
 from memberwise.ranking.trainer import Watcher
 from memberwise.recommender import request, storing
 from memberwise.recommender.evaluating import OURS, context, predictions
-from memberwise.recommender.fitting import loader, prepared_rows, train
+from memberwise.recommender.fitting import fit_parts, loader, prepared_rows, train
+from memberwise.recommender.increment import joined, see, see_and_score
+from memberwise.recommender.parts import Fitting, Part, Setting
 from memberwise.recommender.seen import Seen
 from memberwise.report import Report
 from memberwise.schema import to_micros
@@ -54,6 +57,8 @@ class Recommender:
         Train rows of every member and item.
     summary, log, fit_seconds
         What happened during the fit.
+    parts
+        What stands beside the ranker, by name (`memberwise.recommender.parts`).
 
     Examples
     --------
@@ -76,9 +81,11 @@ class Recommender:
         summary: dict[str, Any],
         log: Sequence[Mapping[str, Any]],
         fit_seconds: float,
+        parts: Mapping[str, Part] = MappingProxyType({}),
     ) -> None:
         self.project, self.ranker, self.pipeline, self.seen = project, ranker, pipeline, seen
         self.negatives, self.summary, self.log, self.fit_seconds = negatives, summary, list(log), fit_seconds
+        self.parts = dict(parts)
         self.version: str | None = None
 
     def __repr__(self) -> str:
@@ -120,16 +127,21 @@ class Recommender:
         started = time.monotonic()
         project.output.mkdir(parents=True, exist_ok=True)
         prepared = prepared_rows(project, progress)
+        fitting = Fitting(project, prepared, resume, watchers, progress)
+        fit_parts(fitting, "before")
         trainer = train(project, prepared, resume=resume, watchers=watchers)
+        fitting.ranker = trainer.ranker.cpu()
+        fit_parts(fitting, "after")
         return cls(
             project,
-            trainer.ranker.cpu(),
+            fitting.ranker,
             prepared.pipeline,
             Seen.of(prepared.packed.rows("train")),
             prepared.negatives,
             prepared.summary,
             trainer.records,
             time.monotonic() - started,
+            fitting.parts,
         )
 
     def save(self, bundles: str | Path | None = None) -> Path:
@@ -167,6 +179,29 @@ class Recommender:
         rec.version = folder.name
         return rec
 
+    # -- score ------------------------------------------------------------------------------------
+
+    def score(self, arrays: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
+        """Probabilities of rows: the one door for evaluation, ranking and serving.
+
+        Parameters
+        ----------
+        arrays
+            `FeaturePipeline.batch_arrays` of the rows.
+
+        Returns
+        -------
+        ndarray of float32, shape [n, T]
+        """
+        return self._adjusted(arrays, predict_logits(self.ranker, arrays))
+
+    def _adjusted(
+        self, arrays: Mapping[str, npt.NDArray[Any]], logits: npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.float32]:
+        for part in self.parts.values():
+            logits = part.adjust(arrays, logits)
+        return sigmoid(logits)
+
     # -- evaluate ---------------------------------------------------------------------------------
 
     def evaluate(
@@ -195,7 +230,8 @@ class Recommender:
             prepared = self._prepared()
             self._check_same(prepared)
             arrays: Arrays = dict(prepared.packed.rows("test"))
-            scores = {OURS: predict(self.ranker, loader(prepared, "test", 8192))}
+            logits = predict_all_logits(self.ranker, loader(prepared, "test", 8192))
+            scores = {OURS: self._adjusted(arrays, logits)}
         else:
             arrays = self._score_events(events, notes)
             scores = {OURS: arrays.pop("scores")}
@@ -220,8 +256,12 @@ class Recommender:
         return list(baselines)
 
     def _prepared(self) -> Prepared:
-        """The packed rows of the project's own log."""
-        return prepared_rows(self.project)
+        """The packed rows of the project's own log, with this version's vectors."""
+        prepared = prepared_rows(self.project)
+        for field in self.pipeline.layout.vectors:
+            if field.made:
+                prepared.attach(field.name, self.pipeline.vectors[field.name])
+        return prepared
 
     def _check_same(self, prepared: Prepared) -> None:
         """Rows that are encoded otherwise than this version's train would get meaningless scores."""
@@ -245,13 +285,13 @@ class Recommender:
                 if sampler is not None:
                     chunk = sampler.expand(chunk)
                 arrays: Arrays = pipeline.batch_arrays(pipeline.absorb(chunk)) | pipeline.labels(chunk)
-                arrays["scores"] = predict_arrays(self.ranker, arrays)
+                arrays["scores"] = self.score(arrays)
                 parts.append(arrays)
         if rejects.total:
             notes.append(
                 f"{rejects.total:,} of {rejects.read:,} rows could not be used: {dict(rejects.counts)}"
             )
-        return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
+        return joined(parts)
 
     def _sampler(self) -> NegativeSampler | None:
         if self.negatives is None:
@@ -325,7 +365,7 @@ class Recommender:
         rows = request.rows(self.project.config, member, candidates, moment, dict(context or {}))
         with self.pipeline.held():
             arrays = self.pipeline.batch_arrays(Frame(rows, self.project.config, self.pipeline.tables))
-        probabilities = predict_arrays(self.ranker, arrays)
+        probabilities = self.score(arrays)
         utilities = np.array([t.utility for t in self.project.config.tasks], np.float32)
         columns = {"item": candidates, "score": probabilities @ utilities}
         columns |= {t: probabilities[:, i] for i, t in enumerate(self.project.config.task_names)}
@@ -335,7 +375,9 @@ class Recommender:
     # -- move forward -----------------------------------------------------------------------------
 
     def update(self, events: Source) -> Recommender:
-        """A new version whose aggregates and histories know further events; the ranker's weights stay.
+        """A new version that knows further events; the ranker's weights stay.
+
+        Aggregates and histories move forward, and so does every part.
 
         Raises
         ------
@@ -352,14 +394,34 @@ class Recommender:
                     fix="give only events that are newer: each counts once",
                 )
             pipeline = self.pipeline.copy()
-            for chunk in log.chunks():
-                pipeline.absorb(chunk)
-                pipeline.settle()
+            parts = self._update_parts(log, pipeline)
         newer = Recommender(
-            self.project, self.ranker, pipeline, self.seen, sampler, self.summary, self.log, self.fit_seconds
+            self.project,
+            self.ranker,
+            pipeline,
+            self.seen,
+            sampler,
+            self.summary,
+            self.log,
+            self.fit_seconds,
+            parts,
         )
         newer.version = self.version
         return newer
+
+    def _update_parts(self, log: EventLog, pipeline: FeaturePipeline) -> dict[str, Part]:
+        """Move the features forward, and let every part learn from the same rows."""
+        if not self.parts:
+            see(log, pipeline)
+            return {}
+        increment = see_and_score(log, pipeline, self.ranker)
+        setting = Setting(self.project, pipeline, self.ranker)
+        parts = {}
+        for name, part in self.parts.items():
+            parts[name] = part.update(increment, setting)
+            for feature, vectors in parts[name].vectors().items():
+                pipeline.attach(feature, vectors)
+        return parts
 
 
 def _when(us: int) -> str:

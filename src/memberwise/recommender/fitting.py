@@ -21,6 +21,7 @@ from memberwise.errors import MemberwiseError
 from memberwise.project import Project
 from memberwise.ranking.ranker import Ranker
 from memberwise.ranking.trainer import Trainer, Watcher
+from memberwise.recommender.parts import PARTS, Fitting
 
 _STATE, _SUMMARY = "pipeline.safetensors", "prepared.json"
 
@@ -90,6 +91,13 @@ def loader(
         shuffle=shuffle,
         gather_vectors=gather,
     )
+
+
+def fit_parts(fitting: Fitting, stage: str) -> None:
+    """Fit the parts of one stage that the project asks for, in their order."""
+    for kind in PARTS:
+        if kind.stage == stage and kind.wanted(fitting.project.config):
+            fitting.parts[kind.name] = kind.fit(fitting)
 
 
 def train(project: Project, prepared: Prepared, *, resume: bool, watchers: Sequence[Watcher]) -> Trainer:

@@ -82,7 +82,7 @@ def rows(
 
 def _needed_columns(schema: Schema) -> list[str]:
     """Event columns that scoring reads (what only aggregates count is not among them)."""
-    looked_up = {"member", "item", *(f.entity for f in schema.features if f.kind == "vector")}
+    looked_up = {"member", "item", *(f.entity for f in schema.features if f.kind == "vector" and f.entity)}
     wanted = [e.id for n, e in schema.entities.items() if n in looked_up or e.path is not None]
     wanted += [c for f in schema.features for c in feature_columns(f) if f.kind != "history"]
     wanted += [c for a in schema.aggregates for c in a.by]

@@ -5,7 +5,8 @@
 ``ranker.safetensors`` weights
 ``state.safetensors``  vocabularies, numeric transforms, aggregates, histories, members and items seen
 ``entities/*.arrow``   the entity tables that features read
-``vectors/*.arrow``    entity embeddings that are features
+``vectors/*.arrow``    entity embeddings that are features, as of all moments
+``parts/*/``           what stands beside the ranker, a folder each
 ``fit.json``           what happened during the fit
 =====================  ============================================================================
 """
@@ -21,13 +22,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from memberwise.data.arrays import load_arrays, save_arrays
-from memberwise.data.entities import EntityEmbeddings
 from memberwise.data.frame import EntityTable
 from memberwise.data.negatives import NegativeSampler
 from memberwise.data.pipeline import FeaturePipeline
+from memberwise.data.timeline import EmbeddingTimeline
 from memberwise.errors import BundleError
 from memberwise.project import Project
 from memberwise.recommender.fitting import new_ranker
+from memberwise.recommender.parts import PARTS, Setting
 from memberwise.recommender.seen import Seen
 
 if TYPE_CHECKING:
@@ -53,6 +55,9 @@ def write(rec: Recommender, folder: Path) -> None:
     (folder / "vectors").mkdir()
     for name, vectors in rec.pipeline.vectors.items():
         vectors.write(folder / "vectors" / f"{name}.arrow")
+    for name, part in rec.parts.items():
+        (folder / "parts" / name).mkdir(parents=True)
+        part.write(folder / "parts" / name)
     fit = {"summary": rec.summary, "log": rec.log, "fit_seconds": rec.fit_seconds}
     (folder / "fit.json").write_text(json.dumps(fit))
 
@@ -76,7 +81,7 @@ def read(folder: Path) -> tuple[Any, ...]:
         for name, entity in project.config.entities.items()
         if entity.path is not None
     }
-    vectors = {p.stem: EntityEmbeddings.read(p) for p in (folder / "vectors").glob("*.arrow")}
+    vectors = {p.stem: EmbeddingTimeline.read(p) for p in (folder / "vectors").glob("*.arrow")}
     pipeline = FeaturePipeline(project.config, tables, saved["train_end"], vectors=vectors)
     parts = load_arrays(folder / "state.safetensors")
     pipeline.load_arrays(parts)
@@ -89,6 +94,12 @@ def read(folder: Path) -> tuple[Any, ...]:
         ranker.load_state_dict(load_file(folder / "ranker.safetensors"))
     except (SafetensorError, RuntimeError, OSError) as error:
         raise BundleError(f"the weights do not fit the project: {error}", where=str(folder)) from error
+    setting = Setting(project, pipeline, ranker)
+    beside = {
+        kind.name: kind.read(folder / "parts" / kind.name, setting)
+        for kind in PARTS
+        if (folder / "parts" / kind.name).is_dir()
+    }
     return (
         project,
         ranker,
@@ -98,4 +109,5 @@ def read(folder: Path) -> tuple[Any, ...]:
         fit["summary"],
         fit["log"],
         fit["fit_seconds"],
+        beside,
     )

@@ -1,0 +1,57 @@
+"""New events, as the version before saw them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from memberwise.data.log import EventLog
+from memberwise.data.pipeline import FeaturePipeline
+from memberwise.ranking.predict import predict_logits
+from memberwise.ranking.ranker import Ranker
+from memberwise.recommender.parts import Increment
+
+
+def see(log: EventLog, pipeline: FeaturePipeline) -> None:
+    """Move aggregates and histories forward over new events."""
+    for chunk in log.chunks():
+        pipeline.absorb(chunk)
+        pipeline.settle()
+
+
+def see_and_score(log: EventLog, pipeline: FeaturePipeline, ranker: Ranker) -> Increment:
+    """The same, and keep every row as it was known when it happened. The increment is held in memory."""
+    events: list[pl.DataFrame] = []
+    parts: list[Mapping[str, npt.NDArray[Any]]] = []
+    logits: list[npt.NDArray[np.float32]] = []
+    for chunk in log.chunks():
+        arrays = pipeline.batch_arrays(pipeline.absorb(chunk)) | pipeline.labels(chunk)
+        pipeline.settle()
+        events.append(chunk)
+        parts.append(arrays)
+        logits.append(predict_logits(ranker, arrays))
+    arrays = joined(parts)
+    return Increment(content_key(arrays), pl.concat(events), arrays, np.concatenate(logits))
+
+
+def joined(parts: Sequence[Mapping[str, npt.NDArray[Any]]]) -> dict[str, npt.NDArray[Any]]:
+    """Rows of several sets of arrays, one after the other."""
+    if len(parts) == 1:
+        return dict(parts[0])
+    return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
+
+
+def content_key(arrays: Mapping[str, npt.NDArray[Any]]) -> str:
+    """Names events by what they say, in whatever order: when, who, what, and the labels."""
+    columns = [np.asarray(arrays[name]) for name in ("time", "member", "item")]
+    columns += list(np.asarray(arrays["labels"]).T)
+    order = np.lexsort(columns[::-1])
+    digest = hashlib.sha256()
+    for column in columns:
+        digest.update(np.ascontiguousarray(column[order]).tobytes())
+    return digest.hexdigest()

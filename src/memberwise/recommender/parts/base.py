@@ -1,0 +1,147 @@
+"""`Part`: what the recommender needs of a piece that stands beside the ranker."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from memberwise.data.hashing import U64
+from memberwise.data.pipeline import FeaturePipeline
+from memberwise.data.prepare import Prepared, Progress
+from memberwise.data.timeline import EmbeddingTimeline
+from memberwise.project import Project, ProjectConfig
+from memberwise.ranking.ranker import Ranker
+from memberwise.ranking.trainer import Watcher
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+Logits = npt.NDArray[np.float32]
+
+
+@dataclass
+class Fitting:
+    """A fit under way.
+
+    Attributes
+    ----------
+    project, prepared
+        What is fitted, and its packed rows.
+    ranker
+        Trained; None while parts of the stage ``before`` are fitted.
+    parts
+        Those fitted so far, by name.
+    resume
+        Go on from what an interrupted fit left in the run folder.
+    """
+
+    project: Project
+    prepared: Prepared
+    resume: bool = False
+    watchers: Sequence[Watcher] = ()
+    progress: Progress = lambda what, done, of: None
+    ranker: Ranker | None = None
+    parts: dict[str, Part] = field(default_factory=dict)
+
+    @property
+    def run(self) -> Path:
+        """Folder for logs and checkpoints."""
+        return self.project.output / "run"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A whole version around a part: what it may look at."""
+
+    project: Project
+    pipeline: FeaturePipeline
+    ranker: Ranker
+
+
+@dataclass(frozen=True)
+class Increment:
+    """New events, each row as the version before saw it at that moment.
+
+    Attributes
+    ----------
+    key
+        Names the content: the same events have the same key, whatever file they come in.
+    events
+        Checked, in time order.
+    arrays
+        Features, ``labels``, ``weights``, ``time``, ``member``, ``item``: one row per event
+        (`FeaturePipeline.encode`), normalised, vectors gathered.
+    logits : ndarray of float32, shape [n, T]
+        Of the ranker before this update, without the parts.
+    """
+
+    key: str
+    events: pl.DataFrame
+    arrays: Arrays
+    logits: Logits
+
+    def __len__(self) -> int:
+        return len(self.events)
+
+
+class Part(ABC):
+    """A piece of a version beside the ranker: it makes vectors for it, or moves its logits.
+
+    Parts do not change: `update` and `forget` return new ones.
+
+    Attributes
+    ----------
+    name
+        Section of the project file that asks for it, and its folder in a bundle.
+    stage
+        Whether it is fitted before or after the ranker is trained.
+    """
+
+    name: ClassVar[str]
+    stage: ClassVar[Literal["before", "after"]] = "after"
+
+    @classmethod
+    def wanted(cls, config: ProjectConfig) -> bool:
+        """Whether a project asks for it."""
+        return getattr(config, cls.name, None) is not None
+
+    @classmethod
+    @abstractmethod
+    def fit(cls, fitting: Fitting) -> Self:
+        """Learn from train; vectors for the ranker go in through `Prepared.attach`."""
+
+    def vectors(self) -> Mapping[str, EmbeddingTimeline]:
+        """The vector features that it makes, by name."""
+        return {}
+
+    def adjust(self, arrays: Arrays, logits: Logits) -> Logits:
+        """Logits of rows, given those of the ranker and of the parts before. ``[n, T] -> [n, T]``"""
+        return logits
+
+    @abstractmethod
+    def update(self, increment: Increment, setting: Setting) -> Self:
+        """With what new events say; `setting` is the version that the new one will be, without its parts."""
+
+    @abstractmethod
+    def forget(self, members: U64) -> Self:
+        """Without anything that is known of these members (hashed ids)."""
+
+    @abstractmethod
+    def write(self, folder: Path) -> None:
+        """Write all that `read` needs; vectors that `vectors` returns are saved with the pipeline."""
+
+    @classmethod
+    @abstractmethod
+    def read(cls, folder: Path, setting: Setting) -> Self:
+        """The inverse of `write`.
+
+        Raises
+        ------
+        BundleError
+            If the files do not fit together.
+        """
