@@ -406,8 +406,8 @@ def expected_reward(
             where="off-policy evaluation",
             fix="give every candidate's probability, not only that of the action taken",
         )
-    means: Floats = np.bincount(group, weights=p * np.asarray(values, np.float64), minlength=decisions)
-    return means
+    products = p * np.asarray(values, np.float64)
+    return np.asarray(np.bincount(group, weights=products, minlength=decisions), np.float64)
 
 
 def _ratio(a: Any, b: Any) -> Any:
