@@ -24,7 +24,7 @@ from memberwise import metrics
 from memberwise.data.batch import Batch
 from memberwise.data.loader import Loader, Position
 from memberwise.errors import ConfigError, DataError
-from memberwise.ranking.checkpoint import load_tensors, save_tensors
+from memberwise.nn.checkpoint import load_tensors, save_tensors
 from memberwise.ranking.config import TrainingConfig
 from memberwise.ranking.loss import multitask_loss
 from memberwise.ranking.optimizers import Optimizers
