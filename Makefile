@@ -29,7 +29,7 @@ test: setup  ## the fast tests
 
 test-all: setup  ## all tests, and the kernels once more with bounds checking
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -n 2 -m ""
-	$(ONE_THREAD) NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$$(mktemp -d) $(BIN)/python -m pytest -q -n 2 tests/data tests/nn tests/bayes
+	$(ONE_THREAD) NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$$(mktemp -d) $(BIN)/python -m pytest -q -n 2 tests/test_bounds.py tests/data tests/nn tests/bayes tests/graph tests/meta
 
 lint: setup  ## style, types, and the floors of the house
 	$(BIN)/ruff format --check .

@@ -154,6 +154,17 @@ def test_the_schema_describes_every_setting(
     assert {"events", "tasks", "features", "aggregates", "ranker", "training"} <= set(schema["properties"])
 
 
+def test_a_resumed_fit_says_where_it_goes_on(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "fit", project, "--resume") == 0
+    assert "no checkpoint" in capsys.readouterr().out
+    assert run(monkeypatch, "fit", project, "--resume") == 0
+    said = capsys.readouterr()
+    assert "no checkpoint" not in said.out
+    assert "Resumed at step" in said.err
+
+
 @pytest.mark.slow
 def test_killed_in_training_and_resumed_ends_with_the_same_numbers(project: Path) -> None:
     values = PROJECT | {

@@ -160,6 +160,8 @@ def fit(
     from memberwise.recommender import Recommender
 
     loaded = Project.load(project)
+    if resume and not (loaded.output / "run" / "checkpoint.safetensors").exists():
+        out.print("There is no checkpoint to resume from: the fit starts at the beginning.")
     with ProgressBar() as bar:
         watchers: list[Any] = [bar]
         if tensorboard and TensorBoard.installed():

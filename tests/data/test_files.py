@@ -111,6 +111,15 @@ def test_columns_that_files_disagree_on_are_named_if_they_are_read(tmp_path: Pat
     assert sum(len(p) for p in parts) == 6
 
 
+@pytest.mark.parametrize("order", ["12", "21"])
+def test_a_cell_that_is_no_number_costs_itself_alone_in_several_csv_files(tmp_path: Path, order: str):
+    """In one file pyarrow takes such a column for text; in several it would disagree with the others."""
+    (tmp_path / f"{order[0]}.csv").write_bytes(b"id,x\n1,4\n2,oops\n3, 6\n")
+    (tmp_path / f"{order[1]}.csv").write_bytes(b"id,x\n4,7\n5,8.5\n")
+    table = read_table(tmp_path).sort("id")
+    assert table["x"].to_list() == [4, None, 6, 7, 8.5]
+
+
 def test_a_csv_keeps_the_zeros_of_ids_and_reads_the_rest_as_numbers(tmp_path: Path):
     path = tmp_path / "a.csv"
     path.write_bytes("\ufeffid,x,name\n0017,1,é\n,,\n18,2,NaN\n".encode())

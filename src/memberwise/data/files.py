@@ -141,12 +141,18 @@ def open_dataset(
     check_names(dataset.schema.names, where=files[0])
     if len(files) == 1:
         return dataset
-    common = _common_schema(dataset, text, columns)
+    common = _common_schema(dataset, text, columns, guessed=kind == "csv")
     return ds.dataset(files, schema=common, format=file_format, filesystem=filesystem)
 
 
-def _common_schema(dataset: ds.Dataset, text: Sequence[str], columns: Sequence[str] | None) -> pa.Schema:
-    """All columns of all files; numbers and times in the wider type, ids of different types as text."""
+def _common_schema(
+    dataset: ds.Dataset, text: Sequence[str], columns: Sequence[str] | None, guessed: bool
+) -> pa.Schema:
+    """All columns of all files; numbers and times in the wider type, ids of different types as text.
+
+    Where types are `guessed` (CSV), one cell that is no number makes a column of numbers text in its file: it
+    is read as text everywhere and made a number again by `_numbers`, so that only that cell is lost.
+    """
     fields: dict[str, tuple[pa.Field, str]] = {}
     for fragment in dataset.get_fragments():
         try:
@@ -160,6 +166,12 @@ def _common_schema(dataset: ds.Dataset, text: Sequence[str], columns: Sequence[s
                 continue
             if (both := _common_field(known, field, text)) is not None:
                 fields[field.name] = both, where
+            elif (
+                guessed
+                and {_is_number(known), _is_number(field)} == {True, False}
+                and (pa.types.is_string(known.type) or pa.types.is_string(field.type))
+            ):
+                fields[field.name] = pa.field(field.name, pa.string(), metadata=_NUMBER), where
             elif columns is None or field.name in columns:
                 raise DataError(
                     f"the column {field.name!r} holds {known.type} in {where}, but {field.type} here",
@@ -167,6 +179,23 @@ def _common_schema(dataset: ds.Dataset, text: Sequence[str], columns: Sequence[s
                     fix="write it with one type",
                 )
     return pa.schema([field for field, _ in fields.values()])
+
+
+_NUMBER = {b"memberwise": b"number"}
+"""Marks a column that is read as text and is one of numbers."""
+
+
+def _is_number(field: pa.Field) -> bool:
+    number = pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
+    return number or field.metadata == _NUMBER
+
+
+def _numbers(rows: pl.DataFrame, schema: pa.Schema) -> pl.DataFrame:
+    """Marked columns as numbers; a cell that is none becomes missing."""
+    marked = [f.name for f in schema if f.metadata == _NUMBER and f.name in rows.columns]
+    return (
+        rows.with_columns(pl.col(marked).str.strip_chars().cast(pl.Float64, strict=False)) if marked else rows
+    )
 
 
 def _common_field(one: pa.Field, other: pa.Field, text: Sequence[str]) -> pa.Field | None:
@@ -259,7 +288,7 @@ def record_batches(
         )
         for batch in batches:
             if batch.num_rows:
-                yield pl.DataFrame(pa.Table.from_batches([batch]))
+                yield _numbers(pl.DataFrame(pa.Table.from_batches([batch])), dataset.schema)
     except (pa.ArrowException, OSError) as error:
         raise DataError(
             f"cannot be read: {_first_line(error)}",

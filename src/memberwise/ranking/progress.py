@@ -45,7 +45,9 @@ class ProgressBar:
 
     def record(self, record: Mapping[str, Any]) -> None:
         """A record of the training log."""
-        if record["split"] == "valid":
+        if record["split"] == "resume":
+            self._bar.console.print(f"Resumed at step {record['step']:,} of epoch {record['epoch'] + 1}")
+        elif record["split"] == "valid":
             star = " *" if record.get("best") else ""
             self._metric = f"valid log-loss {record['log_loss']:.4f} AUC {record['auc']:.4f}{star}"
 

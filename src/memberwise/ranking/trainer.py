@@ -43,7 +43,7 @@ class Watcher(Protocol):
     """Sees a training go by: a progress bar, TensorBoard."""
 
     def record(self, record: Mapping[str, Any]) -> None:
-        """One record of the log."""
+        """One record of the log; its ``split`` is train or valid, or resume where a training goes on."""
 
     def progress(self, step: int, steps: int, rows: int) -> None:
         """After every step."""
@@ -127,6 +127,8 @@ class Trainer:
         self.run.mkdir(parents=True, exist_ok=True)
         if resume and self._checkpoint.exists():
             self._load()
+            for watcher in self.watchers:
+                watcher.record({"split": "resume", "step": self.at.step, "epoch": self.at.epoch})
         else:
             for old in (self._checkpoint, self._best, self.run / "log.jsonl"):
                 old.unlink(missing_ok=True)
