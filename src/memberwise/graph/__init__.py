@@ -1,0 +1,34 @@
+"""Graphs of events: store, samplers, densification."""
+
+from memberwise.graph.adjacency import Adjacency
+from memberwise.graph.nodes import Nodes
+from memberwise.graph.sampling.base import Block, SampledBatch, Sampler, SampleRequest, SeedBatch
+from memberwise.graph.sampling.neighbours import NeighbourSampler, Rule, SamplingConfig
+from memberwise.graph.sampling.unique import UniqueNodes, unique_nodes
+from memberwise.graph.store import HeteroGraph
+from memberwise.graph.tables import EdgeArrays, EdgeTable
+from memberwise.graph.types import NEVER, TIMELESS, EdgeType, edge_name, parse_edge, reverse_of
+
+__all__ = [
+    "NEVER",
+    "TIMELESS",
+    "Adjacency",
+    "Block",
+    "EdgeArrays",
+    "EdgeTable",
+    "EdgeType",
+    "HeteroGraph",
+    "NeighbourSampler",
+    "Nodes",
+    "Rule",
+    "SampleRequest",
+    "SampledBatch",
+    "Sampler",
+    "SamplingConfig",
+    "SeedBatch",
+    "UniqueNodes",
+    "edge_name",
+    "parse_edge",
+    "reverse_of",
+    "unique_nodes",
+]

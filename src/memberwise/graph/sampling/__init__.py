@@ -1,0 +1,1 @@
+"""Samplers: requests for neighbourhoods in, padded trees out."""
