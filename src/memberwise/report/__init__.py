@@ -22,7 +22,8 @@ Examples
 
 from __future__ import annotations
 
+from memberwise.report.freshness import FreshnessReport
 from memberwise.report.inputs import FeatureRates, Freshness, Predictions, ReportContext, Split
 from memberwise.report.report import Report
 
-__all__ = ["FeatureRates", "Freshness", "Predictions", "Report", "ReportContext", "Split"]
+__all__ = ["FeatureRates", "Freshness", "FreshnessReport", "Predictions", "Report", "ReportContext", "Split"]

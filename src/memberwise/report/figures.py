@@ -185,11 +185,48 @@ def over_time(times: Sequence[int], values: Mapping[str, Sequence[Interval]], la
                     at, [v.low for v in intervals], [v.high for v in intervals], color=SERIES[0], alpha=0.14,
                     linewidth=0,
                 )  # fmt: skip
-        locator = mdates.AutoDateLocator(minticks=3, maxticks=6)
-        axes.xaxis.set_major_locator(locator)
-        axes.xaxis.set_major_formatter(mdates.ConciseDateFormatter(locator))
-        axes.set(xlabel="time (UTC)", ylabel=label)
+        _dates(axes)
+        axes.set(ylabel=label)
         return _svg(figure, f"time {label}")
+
+
+def arms_over_time(
+    lines: Mapping[int, tuple[Sequence[int], Sequence[float]]], label: str, log: bool = False
+) -> str:
+    """A quantity by slice of time, a line for each arm of a replay.
+
+    Parameters
+    ----------
+    lines : mapping of int to (times, values)
+        By the number of the arm's colour: middle of each slice, microseconds UTC, and the values.
+    label : str
+        Name of the quantity.
+    log : bool
+        On a logarithmic axis, where values that are not positive are left out.
+    """
+    with _style():
+        figure, axes = _axes()
+        if label == "O/E":
+            axes.axhline(1, color=MUTED, linewidth=0.8, zorder=1)
+        shown = False
+        for i, (times, values) in lines.items():
+            at, y = np.asarray(times, dtype="datetime64[us]"), np.asarray(values, float)
+            keep = y > 0 if log else np.isfinite(y)
+            shown = shown or bool(keep.any())
+            axes.plot(at[keep], y[keep], **_line(i), marker="o", markersize=3 if i == 0 else 2)
+        if log and shown:
+            axes.set_yscale("log")
+            axes.yaxis.set_minor_locator(NullLocator())
+        _dates(axes)
+        axes.set(ylabel=label)
+        return _svg(figure, f"arms {label}")
+
+
+def _dates(axes: Axes) -> None:
+    locator = mdates.AutoDateLocator(minticks=3, maxticks=6)
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(mdates.ConciseDateFormatter(locator))
+    axes.set(xlabel="time (UTC)")
 
 
 METRIC_AXES = {"loss": "loss (nats)", "log_loss": "log-loss (nats)", "auc": "AUC", "grouped_auc": "GAUC"}

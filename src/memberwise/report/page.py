@@ -78,25 +78,11 @@ def render(report: Report) -> str:
     str
         HTML without scripts and without anything to load.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("memberwise.report", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "number": text.number, "bounds": text.bounds, "percent": text.percent, "whole": text.whole,
-        "when": text.when, "duration": text.duration, "digits": text.digits,
-    }  # fmt: skip
-    environment.globals |= {
-        "verdict": _verdicts(report),
-        "ranges": ranges,
-        "dash": lambda i: figures.DASHES[i % 7],
-    }
+    env = environment()
+    env.globals |= {"verdict": _verdicts(report), "ranges": ranges}
     names = metric_names(report.predictions)
-    draw = _unique_ids()
-    return environment.get_template("report.html.j2").render(
+    draw = unique_ids()
+    return env.get_template("report.html.j2").render(
         report=report,
         context=report.context,
         overall=report.evaluation.overall,
@@ -122,6 +108,23 @@ def render(report: Report) -> str:
         freshness=freshness_rows(report),
         series=len(figures.SERIES),
     )
+
+
+def environment() -> jinja2.Environment:
+    """The templates, with the filters that every page uses."""
+    env = jinja2.Environment(
+        loader=jinja2.PackageLoader("memberwise.report", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    env.filters |= {
+        "number": text.number, "bounds": text.bounds, "percent": text.percent, "whole": text.whole,
+        "when": text.when, "duration": text.duration, "digits": text.digits,
+    }  # fmt: skip
+    env.globals["dash"] = lambda i: figures.DASHES[i % 7]
+    return env
 
 
 def cards(report: Report) -> list[Card]:
@@ -312,7 +315,7 @@ def _keys(models: tuple[str, ...]) -> dict[str, int]:
     return {model: i for i, model in enumerate(models)}
 
 
-def _unique_ids() -> Callable[[str], Markup]:
+def unique_ids() -> Callable[[str], Markup]:
     """Give every figure of a page its own prefix of ids, which an inlined SVG shares with the page."""
     count = 0
 
