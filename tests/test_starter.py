@@ -228,6 +228,24 @@ def test_columns_that_say_nothing_or_too_much_are_left_out(tmp_path: Path) -> No
     assert {"device", "price", "shelf"} <= set(columns(schema))
 
 
+def test_vectors_are_no_categories(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    table = products().with_columns(
+        content=pl.Series([rng.normal(size=4).tolist() for _ in range(60)]),
+        ragged=pl.Series([rng.normal(size=1 + i % 3).tolist() for i in range(60)]),
+    )
+    schema, proposal = proposed(tmp_path, events=shop(), products=table)
+    vectors = [f for f in schema.features if f.kind == "vector"]
+    assert [(f.entity, f.column) for f in vectors] == [("item", "content")]
+    assert "different lengths (1 to 3)" in left_out(proposal, "item.ragged")
+
+
+def test_an_outcome_is_one_even_with_a_cell_that_is_no_number(tmp_path: Path) -> None:
+    watched = pl.Series([str(i % 90) for i in range(3999)] + ["oops"])
+    _, proposal = proposed(tmp_path, events=shop().with_columns(watch_seconds=watched))
+    assert "an outcome of the event itself" in left_out(proposal, "watch_seconds")
+
+
 def test_requests_are_recognised_by_what_they_hold(tmp_path: Path) -> None:
     log = shop().with_columns(
         user_id=pl.int_range(pl.len()) // 5 % 200, request_id=pl.int_range(pl.len()) // 5

@@ -86,7 +86,7 @@ def feature(source: Source) -> tuple[dict[str, Any], str] | str:
     if c.kind in ("date", "time"):
         return {"kind": "age", "since": source.name}, f"{facts}; days from it to the event"
     if c.kind == "list":
-        return _list_feature(source, facts)
+        return _vector_feature(source) if _holds_measures(source.values) else _list_feature(source, facts)
     if c.kind == "float" or (c.kind == "int" and not is_category(source) and not is_year(source)):
         transform, why = _transform(source.values)
         return {"kind": "numeric", "column": source.name, "transform": transform}, f"{facts}; {why}"
@@ -104,6 +104,25 @@ def _list_feature(source: Source, facts: str) -> tuple[dict[str, Any], str]:
     most = int(np.clip(lengths.quantile(0.99, "higher") or 1, 2, 16))
     entry = {"kind": "categorical", "column": source.name, "max_values": most}
     return entry, f"{facts}; 99% of the lists have at most {most} elements"
+
+
+def _holds_measures(lists: pl.Series) -> bool:
+    """Whether lists hold measures, such as an embedding, and not names: fractions of a number."""
+    inner = lists.dtype.inner if isinstance(lists.dtype, pl.List | pl.Array) else None
+    if inner is None or not inner.is_float():
+        return False
+    values = lists.cast(pl.List(inner)).explode().drop_nulls()
+    return bool((values != values.round()).any())
+
+
+def _vector_feature(source: Source) -> tuple[dict[str, Any], str] | str:
+    lengths = source.values.drop_nulls().cast(pl.List(pl.Float64)).list.len().unique().to_list()
+    entity, dot, column = source.name.partition(".")
+    if len(lengths) != 1:
+        return f"lists of numbers of different lengths ({min(lengths)} to {max(lengths)}): no vectors"
+    if not dot:
+        return "vectors in the events: move them into a table with one row per id"
+    return {"kind": "vector", "entity": entity, "column": column}, f"vectors of {lengths[0]} numbers"
 
 
 def _free_text(source: Source) -> bool:

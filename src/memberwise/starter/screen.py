@@ -67,7 +67,8 @@ def after_the_event(
     named = words.stems(column.name)
     if named & words.SHOWN:
         return "the ranker decides it, so it is not known when the ranker is asked"
-    if column.kind in ("int", "float") and named & (words.AMOUNT_OUTCOME | words.GRADED_OUTCOME):
+    numeric = column.kind in ("int", "float") or _reads_as_numbers(series)
+    if numeric and named & (words.AMOUNT_OUTCOME | words.GRADED_OUTCOME):
         return "its name says that it is an outcome of the event itself"
     if column.binary and named & words.BINARY_OUTCOME:
         return "its name says that it is an outcome of the event itself"
@@ -84,6 +85,15 @@ def after_the_event(
         if score >= TOO_GOOD:
             return f"alone it predicts {task} with AUC {score:.3f}: it looks like the outcome"
     return None
+
+
+def _reads_as_numbers(series: pl.Series) -> bool:
+    """Whether nearly all texts are numbers: one cell that is none makes a CSV's column text."""
+    if series.dtype != pl.String:
+        return False
+    there = series.drop_nulls()
+    there = there.filter(there != "")
+    return len(there) > 0 and there.cast(pl.Float64, strict=False).is_not_null().mean() >= 0.9  # type: ignore[operator]
 
 
 def follows_time(series: pl.Series, column: Column, times: pl.Series, unit: str = "s") -> str | None:
