@@ -93,7 +93,8 @@ def _reads_as_numbers(series: pl.Series) -> bool:
         return False
     there = series.drop_nulls()
     there = there.filter(there != "")
-    return len(there) > 0 and there.cast(pl.Float64, strict=False).is_not_null().mean() >= 0.9  # type: ignore[operator]
+    numbers = int(there.cast(pl.Float64, strict=False).is_not_null().sum())
+    return numbers > 0 and numbers >= 0.9 * len(there)
 
 
 def follows_time(series: pl.Series, column: Column, times: pl.Series, unit: str = "s") -> str | None:
