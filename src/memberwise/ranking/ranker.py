@@ -62,6 +62,7 @@ class Ranker(nn.Module):
 
     def _build(self, rows: Mapping[str, int], vector_dims: Mapping[str, int]) -> None:
         layout, config = self.layout, self.config
+        self.vector_dims = dict(vector_dims)
         self._dim_of = {t.name: t.dim or config.embedding_dim for t in layout.tables}
         self.embeddings = nn.ModuleDict()
         for dim in sorted(set(self._dim_of.values())):
@@ -146,13 +147,26 @@ class Ranker(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """Logits of a batch, ``[B, T]``."""
         ids = self._dropped(batch.ids)
-        parted = self.heads(self.mix(self.inputs(batch, ids)))
-        logits = torch.einsum("bto,to->bt", parted, self.head_weight) + self.wide_bias
-        if self.config.wide and self.layout.ids:
-            logits = logits + self._wide_logits(ids)
-        if self.curves is None:
-            return logits
-        return self.curves(logits, self._effects(ids))
+        return self.finish(self.inputs(batch, ids), *self.beside(ids))
+
+    def beside(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What does not pass through the blocks: the wide logits ``[B, T]``, and what bends the curves."""
+        wide = self._wide_logits(ids) if self.config.wide and self.layout.ids else None
+        bias = self.wide_bias.expand(len(ids), -1)
+        return (bias if wide is None else wide + bias), self._effects(ids)
+
+    def finish(self, x0: Tensor, wide: Tensor, effects: Tensor | None = None) -> Tensor:
+        """Logits from the input of the blocks and what stands beside them, ``[B, T]``."""
+        parted = self.heads(self.mix(x0))
+        logits = torch.einsum("bto,to->bt", parted, self.head_weight) + wide
+        return logits if self.curves is None else self.curves(logits, effects)
+
+    def columns_of(self, vector: str) -> slice:
+        """Where a vector feature stands in ``x0``."""
+        after = [v.name for v in self.layout.vectors]
+        last = self.in_dim - self.padding
+        last -= sum(self.vector_dims[name] for name in after[after.index(vector) + 1 :])
+        return slice(last - self.vector_dims[vector], last)
 
     def _effects(self, ids: Tensor) -> Tensor | None:
         """What the calibration features add to each row's curves, ``[B, T, K]``."""

@@ -1,0 +1,308 @@
+"""The outer loop: batches of tasks, early stopping on valid, a log, exact resume after any stop.
+
+A run folder holds the same files as the ranker's: ``log.jsonl``, ``checkpoint.safetensors`` and
+``best.safetensors``.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from memberwise import metrics
+from memberwise.errors import ConfigError, DataError
+from memberwise.meta.config import MetaTrainingConfig
+from memberwise.meta.episodes import Tasks, epoch
+from memberwise.meta.generate import generate
+from memberwise.meta.learner import MetaLearner
+from memberwise.meta.rows import Rows, entity_features, segment
+from memberwise.nn.checkpoint import load_tensors, save_tensors
+
+REPORT_STEPS = 20
+
+
+class Watcher(Protocol):
+    """Sees a training go by."""
+
+    def record(self, record: Mapping[str, Any]) -> None:
+        """One record of the log."""
+
+    def progress(self, step: int, steps: int, rows: int) -> None:
+        """After every step."""
+
+
+@dataclass
+class Progress:
+    """Where a training stands."""
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    best: float | None = None
+    since_best: int = 0
+    finished: bool = False
+    cpu_seconds: float = 0.0
+    loss_sum: float = 0.0
+    loss_count: int = 0
+
+
+class MetaTrainer:
+    """Trains a meta block, and with it the global block's own parameters.
+
+    Parameters
+    ----------
+    learner
+        On return it holds the best weights, and so does `tuned`.
+    rows
+        All rows of the log up to the end of valid.
+    train, valid
+        Tasks. Queries of valid come after those of train; supports may reach back.
+    config
+        How to train.
+    tuned : dict of str to nn.Parameter
+        Parameters of the global block that learn too.
+    run : Path
+        Folder for the log and the checkpoints.
+    seed
+        Of the order of tasks and of the supports that are dropped.
+    identity
+        Names data and settings; a checkpoint made from others is refused.
+    watchers
+        Progress bar, TensorBoard, ...
+    """
+
+    def __init__(
+        self,
+        learner: MetaLearner,
+        rows: Rows,
+        train: Tasks,
+        valid: Tasks,
+        config: MetaTrainingConfig,
+        tuned: Mapping[str, nn.Parameter],
+        run: Path,
+        seed: int = 0,
+        identity: str = "",
+        watchers: Sequence[Watcher] = (),
+    ) -> None:
+        if not len(train) or not len(valid):
+            raise DataError(
+                f"{len(train)} tasks to train on, {len(valid)} to select by",
+                where="meta",
+                fix="lower meta.training.min_rows, or leave meta out",
+            )
+        self.learner, self.rows, self.train, self.valid = learner, rows, train, valid
+        self.config, self.run, self.seed, self.identity = config, run, seed, identity
+        self.tuned = {k: p for k, p in tuned.items() if config.ranker_lr > 0}
+        self.watchers = list(watchers)
+        self.at = Progress()
+        self.records: list[dict[str, Any]] = []
+        shown = min(len(train), config.tasks_per_epoch or len(train))
+        self.batches = -(-shown // config.tasks_per_step)
+        self.evaluate_every = max(1, -(-self.batches // config.evaluations_per_epoch))
+        inner = learner.inner
+        groups: list[dict[str, Any]] = [
+            {"params": list(inner.block.parameters()), "lr": config.lr, "weight_decay": config.weight_decay},
+        ]
+        if inner.log_rates.requires_grad:
+            groups.append({"params": [inner.log_rates], "lr": config.rate_lr, "weight_decay": 0.0})
+        if self.tuned:
+            groups.append({"params": list(self.tuned.values()), "lr": config.ranker_lr, "weight_decay": 0.0})
+        self.parameters: list[nn.Parameter] = [p for g in groups for p in g["params"]]
+        self.optimizer = torch.optim.AdamW(groups, fused=self.parameters[0].device.type in ("cpu", "cuda"))
+        self._started = self._saved = 0.0
+
+    # -- the loop ---------------------------------------------------------------------------------
+
+    def fit(self, resume: bool = False) -> Progress:
+        """Train until the epochs are over or valid stops getting better; then restore the best weights.
+
+        The first evaluation is of the ranker without embeddings (the block's output layer starts at zero):
+        what is kept is never worse on valid than no meta learning.
+        """
+        self.run.mkdir(parents=True, exist_ok=True)
+        if resume and self._checkpoint.exists():
+            self._load()
+        else:
+            for old in (self._checkpoint, self._best, self.run / "log.jsonl"):
+                old.unlink(missing_ok=True)
+        self._started = time.process_time() - self.at.cpu_seconds
+        self._saved = time.monotonic()
+        if self.at.best is None:
+            self._evaluate()
+        while not self.at.finished:
+            self._epoch()
+        self._save()
+        self._restore(load_tensors(self._best)[0])
+        return self.at
+
+    def _epoch(self) -> None:
+        config, number = self.config, self.at.epoch
+        order = epoch(self.train, config.tasks_per_step, self.seed, number, config.tasks_per_epoch)
+        for batch, tasks in enumerate(order):
+            if batch < self.at.batch:
+                continue
+            rng = np.random.default_rng(np.random.SeedSequence([self.seed, number, batch]))
+            self._step(tasks.without_support(config.empty, rng))
+            if self.at.step % REPORT_STEPS == 0:
+                self._record(split="train", loss=self.at.loss_sum / self.at.loss_count)
+                self.at.loss_sum, self.at.loss_count = 0.0, 0
+            if self.at.batch % self.evaluate_every == 0 or self.at.batch == self.batches:
+                self._evaluate()
+                if self.at.finished:
+                    return
+            if time.monotonic() - self._saved >= config.checkpoint_seconds:
+                self._save()
+                self._saved = time.monotonic()
+        self.at.epoch, self.at.batch = self.at.epoch + 1, 0
+        self.at.finished = self.at.epoch >= config.epochs
+
+    def _step(self, tasks: Tasks) -> None:
+        entity = entity_features(self.rows, tasks)
+        query = segment(self.rows, tasks, "query")
+        loss = self.learner(entity, segment(self.rows, tasks, "support"), query)
+        value = float(loss.detach())
+        if not np.isfinite(value):
+            raise DataError(
+                f"the loss became {value} at step {self.at.step}",
+                where="meta training",
+                fix="lower meta.training.lr, meta.training.rate_lr or meta.inner.rate",
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.learner.add_gradients()
+        nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
+        self.optimizer.step()
+        self.at.step += 1
+        self.at.batch += 1
+        self.at.loss_sum += value
+        self.at.loss_count += 1
+        for watcher in self.watchers:
+            watcher.progress(self.at.step, self.config.epochs * self.batches, len(query.owner))
+
+    # -- valid ------------------------------------------------------------------------------------
+
+    def _evaluate(self) -> None:
+        inner = self.learner.inner
+        z = generate(inner, self.learner.world, self.rows, self.valid)
+        with torch.no_grad():
+            plain = inner.block(entity_features(self.rows, self.valid)).numpy()
+        labels, adapted = score(self.learner, self.rows, self.valid, z)
+        _, unadapted = score(self.learner, self.rows, self.valid, plain)
+        values = {
+            "log_loss": _mean(metrics.log_loss, labels, adapted),
+            "auc": _mean(metrics.auc, labels, adapted),
+            "log_loss_unadapted": _mean(metrics.log_loss, labels, unadapted),
+            "z_norm": float(np.linalg.norm(z, axis=1).mean()),
+            "moved": float(np.linalg.norm(z - plain, axis=1).mean()),
+        }
+        better = self.at.best is None or values["log_loss"] < self.at.best
+        if better:
+            self.at.best, self.at.since_best = values["log_loss"], 0
+            save_tensors(self._best, self._weights(), {"step": self.at.step, **values})
+        else:
+            self.at.since_best += 1
+        self._record(split="valid", best=better, **values)
+        self.at.finished = self.at.since_best >= self.config.patience
+
+    def _record(self, **values: Any) -> None:
+        self.at.cpu_seconds = time.process_time() - self._started
+        record = {
+            "step": self.at.step,
+            "epoch": self.at.epoch,
+            "cpu_seconds": round(self.at.cpu_seconds, 3),
+            **values,
+            "rates": [round(r, 5) for r in self.learner.inner.log_rates.detach().exp().tolist()],
+        }
+        self.records.append(record)
+        with (self.run / "log.jsonl").open("a") as f:
+            f.write(json.dumps(record) + "\n")
+        for watcher in self.watchers:
+            watcher.record(record)
+
+    # -- checkpoints ------------------------------------------------------------------------------
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self.run / "checkpoint.safetensors"
+
+    @property
+    def _best(self) -> Path:
+        return self.run / "best.safetensors"
+
+    def _weights(self) -> dict[str, Tensor]:
+        found = {f"meta.{k}": v for k, v in self.learner.inner.state_dict().items()}
+        return found | {f"tuned.{k}": p.detach() for k, p in self.tuned.items()}
+
+    def _restore(self, tensors: Mapping[str, Tensor]) -> None:
+        found = {k[5:]: v for k, v in tensors.items() if k.startswith("meta.")}
+        self.learner.inner.load_state_dict(found)
+        with torch.no_grad():
+            for name, p in self.tuned.items():
+                p.copy_(tensors[f"tuned.{name}"])
+
+    def _save(self) -> None:
+        self.at.cpu_seconds = time.process_time() - self._started
+        tensors = self._weights()
+        for i, p in enumerate(self.parameters):
+            tensors |= {f"optimizer.{i}.{k}": torch.as_tensor(v) for k, v in self.optimizer.state[p].items()}
+        state = {"progress": asdict(self.at), "records": len(self.records), **self._fixed()}
+        save_tensors(self._checkpoint, tensors, state)
+
+    def _fixed(self) -> dict[str, Any]:
+        """What must not change between a stop and its resume."""
+        return {
+            "training settings": self.config.model_dump(mode="json"),
+            "inner settings": self.learner.inner.config.model_dump(mode="json"),
+            "seed": self.seed,
+            "data": self.identity,
+        }
+
+    def _load(self) -> None:
+        tensors, state = load_tensors(self._checkpoint)
+        for key, value in self._fixed().items():
+            if state.get(key) != value:
+                raise ConfigError(
+                    f"the checkpoint was made with other {key}",
+                    where=str(self._checkpoint),
+                    fix="run without --resume, or restore what was changed",
+                )
+        self.at = Progress(**state["progress"])
+        self._restore(tensors)
+        for i, p in enumerate(self.parameters):
+            prefix = f"optimizer.{i}."
+            found = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+            if found:
+                self.optimizer.state[p] = found
+        log = self.run / "log.jsonl"
+        lines = log.read_text().splitlines()[: state["records"]] if log.exists() else []
+        self.records = [json.loads(line) for line in lines]
+        log.write_text("".join(line + "\n" for line in lines))  # what came after the checkpoint comes again
+
+
+def score(
+    learner: MetaLearner, rows: Rows, tasks: Tasks, z: np.ndarray[Any, Any], size: int = 1024
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Labels and probabilities ``[R, Y]`` of all query rows, task after task, given each task's embedding."""
+    labels, probabilities = [], []
+    with torch.inference_mode():
+        for start in range(0, len(tasks), size):
+            query = segment(rows, tasks.pick(np.arange(start, min(start + size, len(tasks)))), "query")
+            mine = torch.from_numpy(z[start : start + size]).to(query.labels.dtype)
+            logits = learner.world(mine.index_select(0, query.owner), query.features)
+            labels.append(query.labels.numpy())
+            probabilities.append(torch.sigmoid(logits).numpy())
+    return np.concatenate(labels), np.concatenate(probabilities)
+
+
+def _mean(metric: Any, labels: np.ndarray[Any, Any], probabilities: np.ndarray[Any, Any]) -> float:
+    labels = np.where(np.isnan(labels), np.nan, labels > 0.5)
+    values = [metric(labels[:, t], probabilities[:, t]) for t in range(labels.shape[1])]
+    return float(np.nanmean(values)) if not np.isnan(values).all() else float("nan")
