@@ -284,6 +284,44 @@ def update(project: ProjectPath, events: EventFiles) -> None:
     out.print(f"As of {rec.as_of} -> {newer.as_of}. Published [bold]{path}[/]", soft_wrap=True)
 
 
+@app.command()
+def serve(
+    project: ProjectPath,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8600,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Processes that share the port.")] = 1,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(help="File with the token that clients must send; default: MEMBERWISE_TOKEN, or none."),
+    ] = None,
+    clock: Annotated[str, typer.Option(help="wall, or log: just after the last event seen.")] = "wall",
+    engine: Annotated[str, typer.Option(help="auto, float32, int8 or torch.")] = "auto",
+    max_candidates: Annotated[int, typer.Option(min=1, help="Candidates of one request.")] = 10_000,
+    timeout: Annotated[float, typer.Option(min=0.01, help="Seconds that a request may wait.")] = 1.0,
+) -> None:
+    """Serve the current version over HTTP, and swap to a newer one without losing a request.
+
+    POST /rank orders candidates, POST /events stores what happened, / is a page for people and /docs describes
+    the rest. Events are seen by the next version that `memberwise follow` publishes.
+    """
+    from memberwise.project import Project
+    from memberwise.serving.run import serve as run
+    from memberwise.serving.settings import settings
+
+    run(
+        Project.load(project),
+        settings(
+            host=host,
+            port=port,
+            workers=workers,
+            clock=clock,
+            engine=engine,
+            max_candidates=max_candidates,
+            timeout=timeout,
+        ).with_token(token_file),
+    )
+
+
 bundles = typer.Typer(help="List the saved versions of a project, or go back to one.", no_args_is_help=True)
 app.add_typer(bundles, name="bundles")
 

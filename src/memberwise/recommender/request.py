@@ -61,7 +61,7 @@ def rows(
     columns: dict[str, Any] = {TIME: np.full(n, moment, np.int64)}
     context[schema.entities["member"].id] = _id(member, "member")
     context[schema.entities["item"].id] = items
-    for name in _needed_columns(schema):
+    for name in needed_columns(schema):
         if name not in context:
             raise DataError(
                 f"a feature reads the event column {name!r}",
@@ -80,7 +80,7 @@ def rows(
     return pl.DataFrame(columns, strict=False)
 
 
-def _needed_columns(schema: Schema) -> list[str]:
+def needed_columns(schema: Schema) -> list[str]:
     """Event columns that scoring reads (what only aggregates count is not among them)."""
     looked_up = {"member", "item", *(f.entity for f in schema.features if f.kind == "vector" and f.entity)}
     wanted = [e.id for n, e in schema.entities.items() if n in looked_up or e.path is not None]

@@ -1,0 +1,1 @@
+"""In production: the server, the near-line follower, the embedding stores, compression and export."""

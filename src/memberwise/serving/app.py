@@ -1,0 +1,246 @@
+"""The HTTP application: routes, and what starts and ends with it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import HTMLResponse
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+
+from memberwise import __version__
+from memberwise.project import Project
+from memberwise.serving.guard import Guard
+from memberwise.serving.intake import Intake
+from memberwise.serving.journal import Journal, StorageError
+from memberwise.serving.keeper import Keeper
+from memberwise.serving.lane import Lane
+from memberwise.serving.measures import Drift, Measures
+from memberwise.serving.messages import (
+    EventsResponse,
+    Problem,
+    RankRequest,
+    RankResponse,
+    Refused,
+    decode_events,
+    decode_rank,
+    encode,
+    schemas,
+)
+from memberwise.serving.page import page
+from memberwise.serving.served import Served
+from memberwise.serving.settings import ServingSettings
+
+INBOX = "inbox"
+"""Below the project's output: where `/events` writes and the follower reads."""
+
+
+class Server:
+    """What the routes share.
+
+    Parameters
+    ----------
+    project
+        What is served.
+    settings
+        How.
+    registry
+        For the measures.
+    """
+
+    def __init__(
+        self, project: Project, settings: ServingSettings, registry: CollectorRegistry | None = None
+    ) -> None:
+        self.project, self.settings = project, settings
+        self.measures = Measures(registry or CollectorRegistry())
+        self.lane = Lane("scoring", settings.queue, settings.timeout)
+        self.keeper = Keeper(project.bundles, settings, self.lane.post)
+        self.intake = Intake(project.config, settings)
+        self.journal = Journal(project.output / INBOX)
+        self.drift = Drift(len(project.config.tasks))
+        self.stopping = False
+
+    # -- what the routes do -----------------------------------------------------------------------
+
+    def rank(self, ask: RankRequest) -> bytes:
+        """Answer in the scoring thread."""
+        served = self._served()
+        started = time.perf_counter()
+        answer = served.rank(ask)
+        self.measures.score_seconds.observe(time.perf_counter() - started)
+        self._note(served)
+        return encode(answer)
+
+    def _note(self, served: Served) -> None:
+        probabilities = served.last_scores
+        self.measures.candidates.inc(len(probabilities))
+        if self.drift.add(probabilities):
+            for task, value in zip(served.tasks, self.drift.values, strict=True):
+                self.measures.drift.labels(task).set(value)
+
+    def _served(self) -> Served:
+        if self.keeper.served is None:
+            raise Refused(503, Problem("no version is loaded yet"), retry_after=1)
+        return self.keeper.served
+
+    async def store(self, events: list[dict[str, Any]]) -> int:
+        """Check and write events."""
+        checked = await asyncio.to_thread(self.intake.check, events)
+        try:
+            await asyncio.wrap_future(self.journal.append(checked))
+        except StorageError as error:
+            raise Refused(507, Problem.of(error)) from error
+        self.measures.events.inc(len(checked))
+        return len(checked)
+
+    def gauges(self) -> None:
+        """Bring the gauges up to date."""
+        keeper, measures = self.keeper, self.measures
+        measures.waiting.set(self.lane.waiting)
+        measures.swaps.set(keeper.swaps)
+        measures.refused_versions.set(len(keeper.refused))
+        if keeper.served is not None:
+            if keeper.served.version.isdigit():
+                measures.version.set(int(keeper.served.version))
+            if (last := keeper.served.rec.as_of) is not None:
+                measures.age.set(time.time() - last.timestamp())
+
+    def close(self) -> None:
+        """Let go of threads and files; what was accepted is written."""
+        self.keeper.close()
+        self.journal.close()
+        self.lane.stop()
+
+
+def create_app(server: Server) -> FastAPI:
+    """The application of a server."""
+
+    @asynccontextmanager
+    async def life(app: FastAPI) -> AsyncIterator[None]:
+        await asyncio.to_thread(server.keeper.open)
+        server.keeper.watch()
+        yield
+        server.stopping = True
+        await asyncio.to_thread(server.close)
+
+    name = server.project.config.name
+    app = FastAPI(
+        title=f"memberwise: {name}",
+        version=__version__,
+        lifespan=life,
+        docs_url="/docs",
+        redoc_url=None,
+        description="Ranks items for a member with the current version of the project, and takes events.",
+    )
+    app.state.server = server
+    _routes(app, server)
+    _openapi(app, server.settings.token is not None)
+    app.add_middleware(Guard, settings=server.settings, measures=server.measures)  # type: ignore[arg-type]
+    return app
+
+
+def _json(content: Any, status: int = 200) -> Response:
+    return Response(encode(content), status, media_type="application/json")
+
+
+_PROBLEMS = {400: "Not JSON", 401: "No or a wrong token", 413: "Too large", 422: "Cannot be used", 503: "Busy"}
+
+
+def _answers(success: str, *statuses: int) -> dict[int | str, dict[str, Any]]:
+    def content(name: str) -> dict[str, Any]:
+        return {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}
+
+    problems = {s: {"description": _PROBLEMS[s], "content": content("Problem")} for s in statuses}
+    return {200: {"description": "Done", "content": content(success)}} | problems
+
+
+def _takes(name: str | dict[str, Any]) -> dict[str, Any]:
+    schema = {"$ref": f"#/components/schemas/{name}"} if isinstance(name, str) else name
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+_EVENT = {"type": "object", "additionalProperties": True}
+_EVENT_OR_LIST = {"anyOf": [_EVENT, {"type": "array", "items": _EVENT, "minItems": 1}]}
+
+
+def _routes(app: FastAPI, server: Server) -> None:
+    @app.post(
+        "/rank",
+        responses=_answers(RankResponse.__name__, 400, 401, 413, 422, 503),
+        openapi_extra=_takes(RankRequest.__name__),
+        summary="Order candidates for a member",
+        response_class=Response,
+    )
+    async def rank(request: Request) -> Response:
+        ask = decode_rank(await request.body())
+        return Response(await server.lane.run(lambda: server.rank(ask)), media_type="application/json")
+
+    @app.post(
+        "/events",
+        responses=_answers(EventsResponse.__name__, 400, 401, 413, 422),
+        openapi_extra=_takes(_EVENT_OR_LIST),
+        summary="Store events, durably; the follower lets the next version see them",
+        response_class=Response,
+    )
+    async def events(request: Request) -> Response:
+        return _json(EventsResponse(await server.store(decode_events(await request.body()))))
+
+    @app.get("/health", summary="Whether the process lives")
+    async def health() -> dict[str, str]:
+        return {"status": "alive"}
+
+    @app.get("/ready", responses={503: {"description": "Not yet, or not any more"}})
+    async def ready() -> Response:
+        """Whether requests are answered; versions that were refused are named."""
+        served = server.keeper.served
+        good = served is not None and not server.stopping
+        about = {
+            "ready": good,
+            "version": served.version if served is not None else None,
+            "refused": server.keeper.refused,
+        }
+        return _json(about, 200 if good else 503)
+
+    @app.get("/version", summary="What is in service")
+    async def version() -> Response:
+        served = server.keeper.served
+        return _json(
+            {
+                "project": server.project.config.name,
+                "memberwise": __version__,
+                "version": served.version if served is not None else None,
+                "as_of": served.as_of if served is not None else None,
+                "tasks": served.tasks if served is not None else [],
+                "swaps": server.keeper.swaps,
+                "refused": server.keeper.refused,
+            }
+        )
+
+    @app.get("/metrics", response_class=Response, summary="For Prometheus")
+    async def metrics() -> Response:
+        server.gauges()
+        return Response(generate_latest(server.measures.whole), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/", response_class=HTMLResponse, include_in_schema=False)
+    async def people() -> HTMLResponse:
+        return HTMLResponse(page(server.project.config.name))
+
+
+def _openapi(app: FastAPI, token: bool) -> None:
+    """The document with the messages of the raw routes."""
+    plain = app.openapi
+
+    def whole() -> dict[str, Any]:
+        document = plain()
+        components = document.setdefault("components", {})
+        components.setdefault("schemas", {}).update(schemas())
+        if token:
+            components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+            document["security"] = [{"token": []}]
+        return document
+
+    app.openapi = whole  # type: ignore[method-assign]

@@ -1,0 +1,198 @@
+"""The near-line follower: new events in, new versions out, each event once.
+
+The position in the source stands in the manifest of the version that holds everything before it. Publishing
+is one rename: after a crash at any moment, the current version and the position agree, and going back to an
+older version also goes back to its position.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import polars as pl
+
+from memberwise import bundle
+from memberwise.data.events import ROW, TIME, EventChecker, Rejects
+from memberwise.data.pending import NEVER
+from memberwise.errors import BundleError, MemberwiseError
+from memberwise.project import Project
+from memberwise.recommender import Recommender
+from memberwise.serving.intake import table
+from memberwise.serving.sources import Event, EventSource, Position
+
+log = logging.getLogger("memberwise.serving")
+Update = Callable[[Recommender, pl.DataFrame], Recommender | None]
+"""From a version and new events, in time order, to the next version; None where the policy declines."""
+KEY = "follow"
+"""Where the position stands in a manifest."""
+
+
+@dataclass
+class Step:
+    """What one step did."""
+
+    counted: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
+    held: int = 0
+    version: str | None = None
+
+
+class Follower:
+    """Reads a source, updates the current version and publishes.
+
+    Parameters
+    ----------
+    project
+        Whose versions are moved forward.
+    source
+        Where events come from.
+    update
+        What makes the next version: the update policy.
+    limit
+        Events of one step.
+    settle
+        Seconds. Younger events wait for the next step, so that one that comes a little late finds its place.
+    clock
+        Microseconds since 1970; for tests.
+    """
+
+    def __init__(
+        self,
+        project: Project,
+        source: EventSource,
+        update: Update = lambda rec, events: rec.update(events),
+        limit: int = 100_000,
+        settle: float = 2.0,
+        clock: Callable[[], int] = lambda: time.time_ns() // 1000,
+    ) -> None:
+        self.project, self.source, self.update = project, source, update
+        self.limit, self.settle, self.clock = limit, settle, clock
+        self.rejects = project.output / "rejects.follow.jsonl"
+        self._checker = EventChecker(project.config)
+        self._rec: Recommender | None = None
+        self._ahead: tuple[str | None, Position] = (None, {})
+
+    def step(self) -> Step:
+        """Take what is there, update, publish.
+
+        Raises
+        ------
+        MemberwiseError
+            If there is no version, or the update fails; the position has not moved then.
+        """
+        rec = self._current()
+        state = self._state(rec)
+        piece = self.source.read(state.get("at", {}), self.limit)
+        waiting: list[Event] = [*state.get("held", []), *piece.events]
+        done = Step()
+        if not waiting and not piece.broken:
+            return done
+        rejected = [("no event", line) for line in piece.broken]
+        events, held = self._usable(rec, waiting, rejected)
+        state = {"at": piece.position, "held": held}
+        done.counted, done.held, done.left_out = len(events), len(held), Counter(r for r, _ in rejected)
+        if len(events):
+            newer = self.update(rec, events)
+            if newer is None:
+                return Step(held=len(waiting))
+            self._write(rejected)
+            done.version = newer.save(self.project.bundles, info={KEY: state}).name
+            self._rec = newer
+            self.source.settled(piece.position)
+        else:
+            self._write(rejected)
+        # Where nothing counted there is nothing to publish: after a crash it is read, and left out, again.
+        self._ahead = (self._rec.version if self._rec else None, state)
+        return done
+
+    def run(self, pause: float, stop: Callable[[], bool] = lambda: False) -> None:
+        """Step for ever; a step that fails is told and tried again after a pause that grows to a minute."""
+        wait = pause
+        while not stop():
+            try:
+                done = self.step()
+                wait = pause
+            except MemberwiseError as error:
+                log.error("the step failed", extra={"fields": {"reason": str(error)}})
+                self._rec = None
+                wait = min(60.0, wait * 2)
+            else:
+                if done.version is not None:
+                    log.info(
+                        "published",
+                        extra={
+                            "fields": {
+                                "version": done.version,
+                                "events": done.counted,
+                                "left_out": dict(done.left_out),
+                            }
+                        },
+                    )
+                    continue
+            time.sleep(wait)
+
+    def _current(self) -> Recommender:
+        now = bundle.current(self.project.bundles)
+        if now is None:
+            raise BundleError(
+                "there is no version to move forward",
+                where=str(self.project.bundles),
+                fix="memberwise fit PROJECT",
+            )
+        if self._rec is None or self._rec.version != now:
+            self._rec = Recommender.load(self.project.bundles / now)
+        return self._rec
+
+    def _state(self, rec: Recommender) -> Position:
+        version, state = self._ahead
+        return state if version == rec.version else position_of(self.project.bundles, rec.version)
+
+    def _usable(
+        self, rec: Recommender, waiting: Sequence[Event], rejected: list[tuple[str, str]]
+    ) -> tuple[pl.DataFrame, list[Event]]:
+        """Events that count now, in time order, and those that wait; the others are added to the rejected."""
+        raw = table(waiting, self._checker.columns, self.project.config.events.time)
+        rejects = Rejects()
+        checked = self._checker.check(raw, 0, rejects)
+        place, moment = checked[ROW].to_numpy(), checked[TIME].to_numpy()
+        last = rec.pipeline.last_event
+        late = moment <= (NEVER if last is None else last)
+        young = ~late & (moment > self.clock() - int(self.settle * 1e6))
+        rejected += [("older than what the version has seen", str(waiting[i])) for i in place[late]]
+        if (bad := rejects.table()) is not None:
+            pairs = zip(bad["reason"], bad["source_row"], strict=True)
+            rejected += [(reason, str(waiting[int(row)])) for reason, row in pairs]
+        good = np.flatnonzero(~late & ~young)
+        order = place[good[np.argsort(moment[good], kind="stable")]]
+        return raw[order], [waiting[i] for i in place[young]]
+
+    def _write(self, rejected: Sequence[tuple[str, str]]) -> None:
+        """Keep what could not be used, with the reason."""
+        if not rejected:
+            return
+        self.rejects.parent.mkdir(parents=True, exist_ok=True)
+        with self.rejects.open("ab") as file:
+            file.writelines(msgspec.json.encode({"reason": r, "event": e}) + b"\n" for r, e in rejected)
+
+
+def position_of(bundles: Path, version: str | None) -> Position:
+    """The position of a version: its own, or that of the version it came from; {} if none has one."""
+    while version is not None:
+        try:
+            manifest = bundle.read_manifest(bundles / version)
+        except BundleError:
+            return {}
+        if KEY in manifest.info:
+            found: dict[str, Any] = manifest.info[KEY]
+            return found
+        version = manifest.parent
+    return {}
+

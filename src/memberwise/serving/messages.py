@@ -1,0 +1,145 @@
+"""What goes over the wire: the requests and answers of the server, as msgspec structs."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+
+from memberwise.errors import MemberwiseError
+
+Id = str | int
+K = Annotated[int, Meta(ge=1, le=1_000_000)]
+
+
+class RankRequest(Struct, forbid_unknown_fields=True):
+    """Order candidates for a member."""
+
+    member: Id
+    candidates: list[Id] | None = None
+    """None: the server retrieves some itself."""
+    context: dict[str, Any] = {}
+    """Event columns that features read: one value, or a list with one per candidate."""
+    k: K = 10
+    tasks: list[str] | None = None
+    """Whose probabilities to return; default: all."""
+    utility: dict[str, float] | None = None
+    """Weight of each task in the order; default: the project's."""
+    explore: bool = False
+    explain: bool = False
+    """Also return each component's share of the logits."""
+    at: datetime | None = None
+    """Moment of the request; default: now."""
+
+
+class RankedItem(Struct, omit_defaults=True):
+    """One item of an answer."""
+
+    item: str
+    utility: float
+    probabilities: dict[str, float]
+    propensity: float | None = None
+    """Probability that this item stands at this place; only where the server explored."""
+    shares: dict[str, dict[str, float]] | None = None
+    """Logit by task that each component adds."""
+
+
+class RankResponse(Struct):
+    """Items, best first."""
+
+    version: str
+    as_of: str | None
+    items: list[RankedItem]
+
+
+class EventsResponse(Struct):
+    """What became of events: all of them are on disk."""
+
+    accepted: int
+
+
+class Problem(Struct, omit_defaults=True):
+    """What is wrong, where, and what to do about it."""
+
+    error: str
+    where: str | None = None
+    fix: str | None = None
+
+    @classmethod
+    def of(cls, error: MemberwiseError) -> Problem:
+        """A message for people as an answer."""
+        return cls(error.what, error.where, error.fix)
+
+
+class Refused(Exception):
+    """A request that gets an answer other than 200.
+
+    Parameters
+    ----------
+    status
+        Of HTTP.
+    problem
+        Body of the answer.
+    retry_after
+        Seconds after which to try again.
+    """
+
+    def __init__(self, status: int, problem: Problem, retry_after: int | None = None) -> None:
+        super().__init__(problem.error)
+        self.status, self.problem, self.retry_after = status, problem, retry_after
+
+
+encode = msgspec.json.Encoder().encode
+_RANK = msgspec.json.Decoder(RankRequest)
+_EVENTS = msgspec.json.Decoder(list[dict[str, Any]] | dict[str, Any])
+
+
+def decode_rank(body: bytes) -> RankRequest:
+    """A request from its JSON.
+
+    Raises
+    ------
+    Refused
+        400 if it is no JSON, 422 if it is another thing.
+    """
+    ask: RankRequest = _decode(_RANK, body)
+    return ask
+
+
+def decode_events(body: bytes) -> list[dict[str, Any]]:
+    """Events from JSON: one object, a list of them, or one object a line.
+
+    Raises
+    ------
+    Refused
+        400 if it is no JSON, 422 if it is another thing.
+    """
+    lines = [line for line in body.split(b"\n") if line.strip()]
+    if len(lines) > 1 and body.lstrip()[:1] == b"{":
+        try:
+            found = [_decode(_EVENTS, line) for line in lines]
+        except Refused:  # one object over several lines
+            found = [_decode(_EVENTS, body)]
+    else:
+        found = [_decode(_EVENTS, body)]
+    return [event for part in found for event in (part if isinstance(part, list) else [part])]
+
+
+def _decode(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise Refused(422, Problem(str(error))) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Refused(400, Problem(f"the body is not JSON: {error}")) from error
+    except RecursionError as error:
+        raise Refused(400, Problem("the body is nested too deeply")) from error
+
+
+def schemas() -> dict[str, Any]:
+    """JSON Schemas of the messages, for the OpenAPI document."""
+    types = [RankRequest, RankResponse, EventsResponse, Problem]
+    _, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
+    return components

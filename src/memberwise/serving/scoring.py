@@ -1,0 +1,89 @@
+"""Probabilities of one request's candidates, by the same path as evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from memberwise.data.frame import Frame
+from memberwise.ranking.predict import predict_arrays
+from memberwise.recommender import Recommender, request
+
+F32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a scorer says of n candidates.
+
+    Attributes
+    ----------
+    probabilities : ndarray of float32, [n, T]
+        Calibrated, by task.
+    shares : dict of ndarray of float32, [n, T]
+        What each component adds to the logits; they sum to the logit.
+    """
+
+    probabilities: F32
+    shares: dict[str, F32] = field(default_factory=dict)
+
+
+class Scorer(Protocol):
+    """Scores candidates of a member at a moment; used by one thread at a time."""
+
+    def score(
+        self,
+        member: str | int,
+        candidates: Sequence[str],
+        moment: int,
+        context: Mapping[str, Any],
+        explain: bool = False,
+    ) -> Scores:
+        """Probabilities in the order of the candidates.
+
+        Raises
+        ------
+        DataError
+            If an id or a context value is none, or a column that a feature reads is missing.
+        """
+        ...
+
+
+class GeneralScorer:
+    """Every feature and component that a version has, by the code that evaluation runs.
+
+    Parameters
+    ----------
+    rec
+        The version.
+    """
+
+    def __init__(self, rec: Recommender) -> None:
+        self.rec = rec
+
+    def score(
+        self,
+        member: str | int,
+        candidates: Sequence[str],
+        moment: int,
+        context: Mapping[str, Any],
+        explain: bool = False,
+    ) -> Scores:
+        """See `Scorer`."""
+        rec, config = self.rec, self.rec.project.config
+        items = request.candidates(list(candidates), rec.pipeline)
+        rows = request.rows(config, member, items, moment, dict(context))
+        with rec.pipeline.held():
+            arrays = rec.pipeline.batch_arrays(Frame(rows, config, rec.pipeline.tables))
+        probabilities = predict_arrays(rec.ranker, arrays)
+        shares = {"ranker": _logit(probabilities)} if explain else {}
+        return Scores(probabilities, shares)
+
+
+def _logit(p: F32) -> F32:
+    p = np.clip(p, 1e-7, 1 - 1e-7)
+    return np.log(p / (1 - p)).astype(np.float32)

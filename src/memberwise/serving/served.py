@@ -1,0 +1,169 @@
+"""A version in service: who is asked what, and what it answers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from memberwise.data.hashing import hash_values
+from memberwise.errors import DataError
+from memberwise.recommender import Recommender
+from memberwise.recommender.request import needed_columns
+from memberwise.schema import to_micros
+from memberwise.serving.messages import Id, Problem, RankedItem, RankRequest, RankResponse, Refused
+from memberwise.serving.scoring import GeneralScorer, Scorer, Scores
+from memberwise.serving.settings import ServingSettings
+
+F32 = npt.NDArray[np.float32]
+NOBODY = "\x00nobody"
+"""Stands for a member who was forgotten: an id that no log holds."""
+
+
+class Served:
+    """One loaded version.
+
+    Parameters
+    ----------
+    rec
+        The version; nobody else moves its state.
+    settings
+        Limits and the clock.
+    """
+
+    def __init__(self, rec: Recommender, settings: ServingSettings) -> None:
+        self.rec, self.settings = rec, settings
+        self.version = rec.version or "unsaved"
+        self.as_of = rec.as_of.isoformat() if rec.as_of is not None else None
+        config = rec.project.config
+        self.tasks = config.task_names
+        self.utilities = np.array([t.utility for t in config.tasks], np.float32)
+        self.general: Scorer = GeneralScorer(rec)
+        self.retrieved = _popular(rec, settings.retrieve)
+        self.last_scores = np.zeros((0, len(self.tasks)), np.float32)
+        self._moment = (rec.pipeline.last_event or 0) + 1
+
+    @classmethod
+    def load(cls, path: Path, settings: ServingSettings) -> Served:
+        """Load, check and warm a version.
+
+        Raises
+        ------
+        MemberwiseError
+            If it cannot be served.
+        """
+        return cls(Recommender.load(path), settings)
+
+    def warm(self) -> None:
+        """Answer once before anyone asks: compile kernels, touch the tables.
+
+        Raises
+        ------
+        DataError
+            If the version answers with something that is no probability.
+        """
+        if not self.retrieved:
+            return
+        context = dict.fromkeys(self.context_columns)
+        scores = self.general.score("warm", self.retrieved[:256], self.moment(), context)
+        if not np.isfinite(scores.probabilities).all():
+            raise DataError("the version answers with numbers that are not finite", where=self.version)
+
+    @property
+    def context_columns(self) -> list[str]:
+        """Event columns that a request must bring along."""
+        ids = {self.rec.project.config.entities[e].id for e in ("member", "item")}
+        return [c for c in needed_columns(self.rec.project.config) if c not in ids]
+
+    def moment(self) -> int:
+        """Now in microseconds: never back, and after every event that the version has seen."""
+        if self.settings.clock == "wall":
+            self._moment = max(self._moment, time.time_ns() // 1000)
+        return self._moment
+
+    def rank(self, ask: RankRequest) -> RankResponse:
+        """Answer a request.
+
+        Raises
+        ------
+        Refused
+            If it cannot be answered as it stands.
+        """
+        candidates = self._candidates(ask.candidates)
+        tasks = self._tasks(ask.tasks)
+        weights = self._weights(ask.utility)
+        scores = self._scores(ask, candidates)
+        self.last_scores = scores.probabilities
+        utility = scores.probabilities @ weights
+        best = np.argsort(-utility, kind="stable")[: ask.k]
+        items = [self._item(candidates, scores, utility, int(i), tasks) for i in best]
+        return RankResponse(self.version, self.as_of, items)
+
+    def _scores(self, ask: RankRequest, candidates: Sequence[str]) -> Scores:
+        moment = self.moment() if ask.at is None else to_micros(ask.at)
+        try:
+            return self.general.score(ask.member, candidates, moment, ask.context, ask.explain)
+        except DataError as error:
+            raise Refused(422, Problem.of(error)) from error
+
+    def _item(
+        self, candidates: Sequence[str], scores: Scores, utility: F32, i: int, tasks: Sequence[int]
+    ) -> RankedItem:
+        row = scores.probabilities[i].tolist()
+        shares = {
+            name: {self.tasks[t]: float(logits[i, t]) for t in tasks}
+            for name, logits in scores.shares.items()
+        }
+        return RankedItem(
+            candidates[i], float(utility[i]), {self.tasks[t]: row[t] for t in tasks}, None, shares or None
+        )
+
+    def _candidates(self, asked: Sequence[Id] | None) -> Sequence[str]:
+        if asked is None:
+            if not self.retrieved:
+                raise Refused(422, Problem("no candidates are given, and the project has no item table"))
+            return self.retrieved
+        if not asked:
+            raise Refused(422, Problem("no candidates are given", where="candidates"))
+        if len(asked) > self.settings.max_candidates:
+            raise Refused(
+                422,
+                Problem(
+                    f"{len(asked):,} candidates, at most {self.settings.max_candidates:,} are ranked",
+                    where="candidates",
+                    fix="retrieve fewer, or raise --max-candidates",
+                ),
+            )
+        return [i if isinstance(i, str) else str(i) for i in asked]
+
+    def _tasks(self, asked: Sequence[str] | None) -> Sequence[int]:
+        if asked is None:
+            return range(len(self.tasks))
+        self._know(asked, "tasks")
+        return [self.tasks.index(t) for t in asked]
+
+    def _weights(self, asked: dict[str, float] | None) -> F32:
+        if asked is None:
+            return self.utilities
+        self._know(asked, "utility")
+        return np.array([asked.get(t, 0.0) for t in self.tasks], np.float32)
+
+    def _know(self, tasks: Sequence[str] | dict[str, float], where: str) -> None:
+        for task in tasks:
+            if task not in self.tasks:
+                raise Refused(
+                    422, Problem(f"{task!r} is not a task", where, f"use some of: {', '.join(self.tasks)}")
+                )
+
+
+def _popular(rec: Recommender, count: int) -> list[str]:
+    """The items of the table with most rows in train, most first."""
+    if "item" not in rec.pipeline.tables:
+        return []
+    ids = rec.pipeline.tables["item"].ids
+    rows = rec.seen.rows("item", hash_values(ids))
+    best = np.argsort(-rows, kind="stable")[:count]
+    return [str(i) for i in ids[best]]
