@@ -301,8 +301,8 @@ def serve(
 ) -> None:
     """Serve the current version over HTTP, and swap to a newer one without losing a request.
 
-    POST /rank orders candidates, POST /events stores what happened, / is a page for people and /docs describes
-    the rest. Events are seen by the next version that `memberwise follow` publishes.
+    POST /rank orders candidates, POST /events stores what happened, / is a page for people and /docs
+    describes the rest. Events are seen by the next version that `memberwise follow` publishes.
     """
     from memberwise.project import Project
     from memberwise.serving.run import serve as run
@@ -320,6 +320,40 @@ def serve(
             timeout=timeout,
         ).with_token(token_file),
     )
+
+
+@app.command()
+def follow(
+    project: ProjectPath,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            help="Directory of events, or redis://HOST/DB?stream=NAME; default: the server's inbox."
+        ),
+    ] = None,
+    pause: Annotated[float, typer.Option(min=0.05, help="Seconds between looks when nothing is new.")] = 1.0,
+    settle: Annotated[float, typer.Option(min=0, help="Seconds that an event waits for late ones.")] = 2.0,
+    limit: Annotated[int, typer.Option(min=1, help="Events of one version.")] = 100_000,
+    once: Annotated[bool, typer.Option(help="Take what is there, publish, and stop.")] = False,
+) -> None:
+    """Let new versions see new events as they come, each event once.
+
+    Kill it when you like: where it stands is a part of the version that it publishes.
+    """
+    from memberwise.project import Project
+    from memberwise.serving import logs
+    from memberwise.serving.follow import Follower, source_of
+
+    loaded = Project.load(project)
+    follower = Follower(loaded, source_of(loaded, source), limit=limit, settle=settle)
+    if not once:
+        logs.to_json()
+        follower.run(pause)
+        return
+    while (done := follower.step()).version is not None:
+        out.print(f"{done.counted:,} events -> [bold]{done.version}[/]")
+    for reason, count in done.left_out.items():
+        out.print(f"[yellow]{count:,} events left out[/]: {reason}")
 
 
 bundles = typer.Typer(help="List the saved versions of a project, or go back to one.", no_args_is_help=True)

@@ -144,13 +144,15 @@ class Recommender:
             fitting.parts,
         )
 
-    def save(self, bundles: str | Path | None = None) -> Path:
+    def save(self, bundles: str | Path | None = None, info: Mapping[str, Any] = MappingProxyType({})) -> Path:
         """Publish as a new version and make it current.
 
         Parameters
         ----------
         bundles
             Directory of all versions; default: that of the project.
+        info
+            What else the manifest is to say, as plain values.
 
         Returns
         -------
@@ -159,8 +161,10 @@ class Recommender:
         """
         directory = Path(bundles) if bundles is not None else self.project.bundles
         parent = directory / self.version if self.version else None
-        info = {"name": self.project.config.name, "as_of": str(self.as_of), "fit_seconds": self.fit_seconds}
-        path = bundle.publish(directory, lambda folder: storing.write(self, folder), info, parent)
+        about = {"name": self.project.config.name, "as_of": str(self.as_of), "fit_seconds": self.fit_seconds}
+        path = bundle.publish(
+            directory, lambda folder: storing.write(self, folder), {**about, **info}, parent
+        )
         self.version = path.name
         return path
 

@@ -50,7 +50,8 @@ def rows(
     moment
         Microseconds.
     context
-        Other event columns that features read: one value, or one per item.
+        Other event columns that features read: one value, or one per item (a flat list for a list column is
+        one value).
 
     Raises
     ------
@@ -61,6 +62,7 @@ def rows(
     columns: dict[str, Any] = {TIME: np.full(n, moment, np.int64)}
     context[schema.entities["member"].id] = _id(member, "member")
     context[schema.entities["item"].id] = items
+    lists = {f.column for f in schema.features if f.kind == "categorical" and f.max_values > 1}
     for name in needed_columns(schema):
         if name not in context:
             raise DataError(
@@ -69,7 +71,7 @@ def rows(
                 fix=f"pass context={{{name!r}: ...}}; on the command line: --context '{{\"{name}\": ...}}'",
             )
         value = context[name]
-        one = not isinstance(value, pl.Series | list | np.ndarray)
+        one = not isinstance(value, pl.Series | list | np.ndarray) or (name in lists and _flat(value))
         columns[name] = [value] * n if one else value
         if len(columns[name]) != n:
             raise DataError(
@@ -87,6 +89,11 @@ def needed_columns(schema: Schema) -> list[str]:
     wanted += [c for f in schema.features for c in feature_columns(f) if f.kind != "history"]
     wanted += [c for a in schema.aggregates for c in a.by]
     return [c for c in dict.fromkeys(wanted) if not is_entity_column(schema, c)]
+
+
+def _flat(value: Any) -> bool:
+    """Whether a list holds plain values: one value of a list column, not one per item."""
+    return isinstance(value, list) and not any(v is None or isinstance(v, list | tuple) for v in value)
 
 
 def _id(value: Any, where: str) -> str:

@@ -14,9 +14,10 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 
 from memberwise import __version__
 from memberwise.project import Project
+from memberwise.serving.forgotten import Forgotten
 from memberwise.serving.guard import Guard
 from memberwise.serving.intake import Intake
-from memberwise.serving.journal import Journal, StorageError
+from memberwise.serving.journal import INBOX, Journal, StorageError
 from memberwise.serving.keeper import Keeper
 from memberwise.serving.lane import Lane
 from memberwise.serving.measures import Drift, Measures
@@ -32,11 +33,8 @@ from memberwise.serving.messages import (
     schemas,
 )
 from memberwise.serving.page import page
-from memberwise.serving.served import Served
+from memberwise.serving.served import NOBODY, Served
 from memberwise.serving.settings import ServingSettings
-
-INBOX = "inbox"
-"""Below the project's output: where `/events` writes and the follower reads."""
 
 
 class Server:
@@ -58,7 +56,8 @@ class Server:
         self.project, self.settings = project, settings
         self.measures = Measures(registry or CollectorRegistry())
         self.lane = Lane("scoring", settings.queue, settings.timeout)
-        self.keeper = Keeper(project.bundles, settings, self.lane.post)
+        self.forgotten = Forgotten(project.output)
+        self.keeper = Keeper(project.bundles, settings, self.lane.post, self.forgotten.look)
         self.intake = Intake(project.config, settings)
         self.journal = Journal(project.output / INBOX)
         self.drift = Drift(len(project.config.tasks))
@@ -70,6 +69,8 @@ class Server:
         """Answer in the scoring thread."""
         served = self._served()
         started = time.perf_counter()
+        if ask.member in self.forgotten:
+            ask.member = NOBODY
         answer = served.rank(ask)
         self.measures.score_seconds.observe(time.perf_counter() - started)
         self._note(served)
@@ -90,12 +91,22 @@ class Server:
     async def store(self, events: list[dict[str, Any]]) -> int:
         """Check and write events."""
         checked = await asyncio.to_thread(self.intake.check, events)
+        column = self.project.config.entities["member"].id
+        checked = [e for e in checked if e[column] not in self.forgotten]
+        if not checked:
+            return 0
         try:
             await asyncio.wrap_future(self.journal.append(checked))
         except StorageError as error:
             raise Refused(507, Problem.of(error)) from error
         self.measures.events.inc(len(checked))
         return len(checked)
+
+    def forget(self, member: str) -> None:
+        """Nobody is ranked by this member's past from now on, and no event of the member is stored."""
+        if not member or member == NOBODY:
+            raise Refused(422, Problem("that is no member's id"))
+        self.forgotten.add(member)
 
     def gauges(self) -> None:
         """Bring the gauges up to date."""
@@ -139,7 +150,7 @@ def create_app(server: Server) -> FastAPI:
     app.state.server = server
     _routes(app, server)
     _openapi(app, server.settings.token is not None)
-    app.add_middleware(Guard, settings=server.settings, measures=server.measures)  # type: ignore[arg-type]
+    app.add_middleware(Guard, settings=server.settings, measures=server.measures)
     return app
 
 
@@ -147,15 +158,23 @@ def _json(content: Any, status: int = 200) -> Response:
     return Response(encode(content), status, media_type="application/json")
 
 
-_PROBLEMS = {400: "Not JSON", 401: "No or a wrong token", 413: "Too large", 422: "Cannot be used", 503: "Busy"}
+_PROBLEMS = {
+    400: "Not JSON",
+    401: "No or a wrong token",
+    413: "Too large",
+    422: "Cannot be used",
+    503: "Busy",
+}
 
 
 def _answers(success: str, *statuses: int) -> dict[int | str, dict[str, Any]]:
     def content(name: str) -> dict[str, Any]:
         return {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}
 
-    problems = {s: {"description": _PROBLEMS[s], "content": content("Problem")} for s in statuses}
-    return {200: {"description": "Done", "content": content(success)}} | problems
+    answers: dict[int | str, dict[str, Any]] = {200: {"description": "Done", "content": content(success)}}
+    for status in statuses:
+        answers[status] = {"description": _PROBLEMS[status], "content": content("Problem")}
+    return answers
 
 
 def _takes(name: str | dict[str, Any]) -> dict[str, Any]:
@@ -188,6 +207,17 @@ def _routes(app: FastAPI, server: Server) -> None:
     )
     async def events(request: Request) -> Response:
         return _json(EventsResponse(await server.store(decode_events(await request.body()))))
+
+    @app.delete(
+        "/members/{member}", status_code=202, summary="Forget a member", responses=_answers("Problem", 401)
+    )
+    async def forget(member: str) -> Response:
+        """From now on the member is ranked as somebody new, and events of the member are not stored.
+
+        What versions on disk know is removed by `memberwise forget`.
+        """
+        await asyncio.to_thread(server.forget, member)
+        return _json({"forgotten": True}, 202)
 
     @app.get("/health", summary="Whether the process lives")
     async def health() -> dict[str, str]:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 import numpy as np
@@ -22,11 +23,12 @@ import polars as pl
 from memberwise import bundle
 from memberwise.data.events import ROW, TIME, EventChecker, Rejects
 from memberwise.data.pending import NEVER
-from memberwise.errors import BundleError, MemberwiseError
+from memberwise.errors import BundleError, ConfigError, MemberwiseError
 from memberwise.project import Project
 from memberwise.recommender import Recommender
 from memberwise.serving.intake import table
-from memberwise.serving.sources import Event, EventSource, Position
+from memberwise.serving.journal import INBOX
+from memberwise.serving.sources import Directory, Event, EventSource, Position
 
 log = logging.getLogger("memberwise.serving")
 Update = Callable[[Recommender, pl.DataFrame], Recommender | None]
@@ -196,3 +198,25 @@ def position_of(bundles: Path, version: str | None) -> Position:
         version = manifest.parent
     return {}
 
+
+def source_of(project: Project, where: str | None) -> EventSource:
+    """A source by its address: a directory, or ``redis://HOST:PORT/DB?stream=NAME``; default: the inbox.
+
+    Raises
+    ------
+    ConfigError
+        If the address names no stream, or Redis cannot be reached.
+    """
+    if where is None:
+        return Directory(project.output / INBOX)
+    url = urlsplit(where)
+    if url.scheme not in ("redis", "rediss", "unix"):
+        return Directory(Path(where))
+    stream = parse_qs(url.query).get("stream")
+    if not stream:
+        raise ConfigError("names no stream", where=where, fix="write it like redis://host/0?stream=events")
+    try:
+        from memberwise.serving.redis_stream import RedisStream
+    except ImportError as error:
+        raise ConfigError("redis is not installed", fix="pip install 'memberwise[redis]'") from error
+    return RedisStream(where.partition("?")[0], stream[0])

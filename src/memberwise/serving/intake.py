@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from memberwise.data.events import TIME, EventChecker, Rejects
+from memberwise.data.events import EventChecker, Rejects
 from memberwise.data.times import parse_time
 from memberwise.errors import DataError, MemberwiseError
 from memberwise.schema import Schema

@@ -21,6 +21,8 @@ import msgspec
 from memberwise.errors import DataError
 
 SEGMENT_BYTES = 64_000_000
+INBOX = "inbox"
+"""Below the project's output: where the server writes and the follower reads."""
 
 
 class StorageError(DataError):

@@ -29,6 +29,8 @@ class Keeper:
         Of the server.
     switch
         Called with each new version to put it in service between requests; default: at once.
+    besides
+        What else to look at, each time.
     """
 
     def __init__(
@@ -36,8 +38,9 @@ class Keeper:
         bundles: Path,
         settings: ServingSettings,
         switch: Callable[[Callable[[], None]], None] = lambda put: put(),
+        besides: Callable[[], None] = lambda: None,
     ) -> None:
-        self.bundles, self.settings, self._switch = bundles, settings, switch
+        self.bundles, self.settings, self._switch, self._besides = bundles, settings, switch, besides
         self.served: Served | None = None
         self.refused: dict[str, str] = {}
         """Versions that could not be loaded, with the reason."""
@@ -102,6 +105,7 @@ class Keeper:
         while not self._stop.wait(self.settings.watch):
             try:
                 self.look()
+                self._besides()
             except Exception:  # whatever it is, the version in service goes on
                 log.exception("the current version cannot be looked at")
 

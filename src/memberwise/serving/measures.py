@@ -45,7 +45,9 @@ class Measures:
             registry=registry,
         )
         self.candidates = counter("candidates", "Candidates scored.")
-        self.misses = counter("store_misses", "Members and items that the version does not know.", ("entity",))
+        self.misses = counter(
+            "store_misses", "Members and items that the version does not know.", ("entity",)
+        )
         self.fallbacks = counter("fallbacks", "Requests answered by a slower path, by reason.", ("reason",))
         self.events = counter("events", "Events stored.")
         self.refusals = counter("refused", "Requests refused because the server was busy.")
@@ -62,7 +64,7 @@ class Measures:
         if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
             return self.registry
         everyone = CollectorRegistry()
-        MultiProcessCollector(everyone)  # type: ignore[no-untyped-call]
+        MultiProcessCollector(everyone)
         return everyone
 
 
@@ -98,7 +100,7 @@ class Drift:
                 return False
             whole = np.concatenate(self._first)
             self._first = []
-            self._edges = np.quantile(whole, np.linspace(0, 1, _BINS + 1)[1:-1], axis=0).T
+            self._edges = np.quantile(whole.astype(np.float64), np.linspace(0, 1, _BINS + 1)[1:-1], axis=0).T
             self._p = self._count(whole)
             return False
         self._now += self._count(scores)

@@ -73,7 +73,7 @@ class Problem(Struct, omit_defaults=True):
         return cls(error.what, error.where, error.fix)
 
 
-class Refused(Exception):
+class Refused(Exception):  # noqa: N818 - an answer, not a fault
     """A request that gets an answer other than 200.
 
     Parameters

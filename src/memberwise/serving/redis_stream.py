@@ -31,9 +31,7 @@ class RedisStream:
         If the server cannot be reached.
     """
 
-    def __init__(
-        self, url: str, stream: str, group: str = "memberwise", consumer: str = "follower"
-    ) -> None:
+    def __init__(self, url: str, stream: str, group: str = "memberwise", consumer: str = "follower") -> None:
         self.stream, self.group, self.consumer = stream, group, consumer
         self._redis = redis.Redis.from_url(url)
         self._pending = True  # first what was delivered before a crash

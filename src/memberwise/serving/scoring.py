@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from memberwise.data.frame import Frame
-from memberwise.ranking.predict import predict_arrays
+from memberwise.ranking.predict import predict_logits, sigmoid
 from memberwise.recommender import Recommender, request
 
 F32 = npt.NDArray[np.float32]
+Arrays = Mapping[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,15 @@ class GeneralScorer:
         rows = request.rows(config, member, items, moment, dict(context))
         with rec.pipeline.held():
             arrays = rec.pipeline.batch_arrays(Frame(rows, config, rec.pipeline.tables))
-        probabilities = predict_arrays(rec.ranker, arrays)
-        shares = {"ranker": _logit(probabilities)} if explain else {}
-        return Scores(probabilities, shares)
+        logits = predict_logits(rec.ranker, arrays)
+        return adjusted(rec, arrays, logits, explain)
 
 
-def _logit(p: F32) -> F32:
-    p = np.clip(p, 1e-7, 1 - 1e-7)
-    return np.log(p / (1 - p)).astype(np.float32)
+def adjusted(rec: Recommender, arrays: Arrays, logits: F32, explain: bool) -> Scores:
+    """From the ranker's logits to probabilities by way of the parts, as `Recommender.score` does."""
+    shares = {"ranker": logits} if explain else {}
+    for name, part in rec.parts.items():
+        before, logits = logits, part.adjust(arrays, logits)
+        if explain:
+            shares[name] = logits - before
+    return Scores(sigmoid(logits), shares)

@@ -1,0 +1,218 @@
+"""The application in this process: what each route answers, and how it says no."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+
+from memberwise.project import Project
+from memberwise.recommender import Recommender
+from memberwise.serving.app import Server, create_app
+from memberwise.serving.settings import ServingSettings
+
+CONTEXT = {"num": 0.5, "cat": "u", "tags": ["g1", "g2"]}
+ITEMS = [f"i{k}" for k in range(15)]
+
+
+@pytest.fixture(scope="module")
+def client(fitted: Project) -> Iterator[TestClient]:
+    with TestClient(create_app(Server(fitted, ServingSettings(clock="log", max_candidates=500)))) as client:
+        yield client
+
+
+def ask(**values: Any) -> dict[str, Any]:
+    return {"member": "m1", "candidates": ITEMS, "context": CONTEXT} | values
+
+
+def test_answers_what_the_recommender_says(client: TestClient, fitted: Project) -> None:
+    answer = client.post("/rank", json=ask(k=15)).json()
+    rec = Recommender.load(fitted.bundles)
+    ranked = rec.rank("m1", ITEMS, 15, context=CONTEXT)
+    assert [i["item"] for i in answer["items"]] == ranked["item"].to_list()
+    for item, row in zip(answer["items"], ranked.iter_rows(named=True), strict=True):
+        assert item["utility"] == pytest.approx(row["score"], abs=2e-6)
+        assert item["probabilities"] == pytest.approx({t: row[t] for t in ("y", "z")}, abs=2e-6)
+    assert answer["version"] == "000001"
+
+
+def test_weights_decide_the_order(client: TestClient) -> None:
+    by_z = client.post("/rank", json=ask(utility={"z": 2.0}, k=15)).json()["items"]
+    z = [i["probabilities"]["z"] for i in by_z]
+    assert z == sorted(z, reverse=True)
+    assert [i["utility"] for i in by_z] == pytest.approx([2 * p for p in z], rel=1e-5)
+
+
+def test_only_the_tasks_asked_for_come_back(client: TestClient) -> None:
+    items = client.post("/rank", json=ask(tasks=["z"], k=3)).json()["items"]
+    assert [set(i["probabilities"]) for i in items] == [{"z"}] * 3
+
+
+def test_shares_sum_to_the_logit(client: TestClient) -> None:
+    for item in client.post("/rank", json=ask(explain=True)).json()["items"]:
+        for task, p in item["probabilities"].items():
+            logit = sum(share[task] for share in item["shares"].values())
+            assert 1 / (1 + np.exp(-logit)) == pytest.approx(p, abs=1e-6)
+
+
+def test_retrieves_where_no_candidates_are_named(client: TestClient) -> None:
+    items = client.post("/rank", json=ask(candidates=None, k=15)).json()["items"]
+    assert sorted(i["item"] for i in items) == sorted(ITEMS)
+
+
+def test_whom_nobody_knows_is_ranked_too(client: TestClient) -> None:
+    answer = client.post("/rank", json=ask(member="stranger", candidates=["i1", "news", "../../etc/passwd"]))
+    assert answer.status_code == 200
+    assert len(answer.json()["items"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [("NaN", 400), ("Infinity", 400), ("-Infinity", 400), ("1e999", 422)]
+)
+def test_what_is_no_json_number_is_told(client: TestClient, number: str, status: int) -> None:
+    body = msgspec.json.encode(ask()).replace(b"0.5", number.encode())
+    assert client.post("/rank", content=body).status_code == status
+
+
+def test_numbers_beyond_float_count_as_missing(client: TestClient) -> None:
+    answers = [
+        client.post("/rank", json=ask(context=CONTEXT | {"num": number})).json()["items"]
+        for number in (None, 1e300, -1e300, "no number")
+    ]
+    assert answers[0] == answers[1] == answers[2] == answers[3]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        (b"", 400, "not JSON"),
+        (b"\xff\xfe\x00", 400, "not JSON"),
+        (b"[1, 2]", 422, "object"),
+        (b"[" * 100_000, 422, "object"),
+        (b'{"member": "m1", "context": {"num": ' + b"[" * 100_000 + b"]" * 100_000 + b"}}", 400, "nested"),
+        (b'{"member": "m1", "candidates": []}', 422, "no candidates"),
+        (b'{"member": null}', 422, "member"),
+        (b'{"member": "m1", "k": 0}', 422, "k"),
+        (b'{"member": "m1", "tasks": ["nope"]}', 422, "use some of: y, z"),
+        (b'{"member": "m1", "candidates": ["i1"]}', 422, "tags"),
+        (b'{"member": "", "candidates": ["i1"], "context": {"num": 1, "cat": "u", "tags": []}}', 422, "id"),
+        (b'{"member": "m1", "items": ["i1"]}', 422, "unknown field `items`"),
+        (msgspec.json.encode(ask(candidates=["i1"] * 501)), 422, "at most 500"),
+        (msgspec.json.encode(ask(at="2001-01-01T00:00:00Z")), 422, "older"),
+        (msgspec.json.encode(ask(context=CONTEXT | {"num": [1, 2]})), 422, "2 values"),
+        (msgspec.json.encode(ask(context=CONTEXT | {"num": {"a": 1}})), 422, ""),
+        (msgspec.json.encode(ask(context=CONTEXT | {"tags": [["g1"]] * 15})), 200, ""),
+    ],
+)
+def test_says_what_is_wrong(client: TestClient, body: bytes, status: int, words: str) -> None:
+    answer = client.post("/rank", content=body)
+    assert answer.status_code == status, answer.text
+    assert words in answer.text
+
+
+def test_too_large_a_body_is_refused_unread(fitted: Project) -> None:
+    with TestClient(create_app(Server(fitted, ServingSettings(max_body=1000)))) as small:
+        answer = small.post("/rank", content=b" " * 2000)
+        assert answer.status_code == 413
+        assert answer.headers["connection"] == "close"
+
+
+def test_a_token_is_asked_for(fitted: Project) -> None:
+    with TestClient(create_app(Server(fitted, ServingSettings(token="s3cret", clock="log")))) as client:
+        assert client.post("/rank", json=ask()).status_code == 401
+        for wrong in ("s3cre", "s3crets", "Bearer", "", "\xe9"):
+            header = {"Authorization": f"Bearer {wrong}".encode("latin-1")}
+            assert client.post("/rank", json=ask(), headers=header).status_code == 401
+            assert client.delete("/members/m1", headers=header).status_code == 401
+        assert client.get("/metrics").status_code == 401
+        assert client.get("/health").status_code == client.get("/ready").status_code == 200
+        header = {"Authorization": "Bearer s3cret"}
+        assert client.post("/rank", json=ask(), headers=header).status_code == 200
+
+
+def test_measures_and_versions(client: TestClient) -> None:
+    client.post("/rank", json=ask())
+    text = client.get("/metrics").text
+    assert 'memberwise_requests_total{route="/rank",status="200"}' in text
+    assert "memberwise_version 1.0" in text
+    assert "memberwise_score_seconds_bucket" in text
+    about = client.get("/version").json()
+    assert (about["version"], about["tasks"]) == ("000001", ["y", "z"])
+    assert client.get("/ready").json()["ready"] is True
+
+
+def test_events_are_on_disk_and_bad_ones_are_not(project: Project) -> None:
+    event = {"m": "m1", "i": "i2", "cat": "u", "tags": ["g1"], "num": 1.0, "y": 1}
+    with TestClient(create_app(Server(project, ServingSettings()))) as client:
+        assert client.post("/events", json=event).json() == {"accepted": 1}
+        assert client.post("/events", json=[event, event | {"t": "2024-05-06T07:08:09.5+02:00"}]).json() == {
+            "accepted": 2
+        }
+        lines = b"\n".join(msgspec.json.encode(event | {"y": k}) for k in (0, 1))
+        assert client.post("/events", content=lines).json() == {"accepted": 2}
+        bad = [
+            ([event, event | {"m": None}], "event 1"),
+            (event | {"t": "soon"}, "time"),
+            (event | {"t": "2999-01-01"}, "future"),
+            (event | {"y": [1, 2]}, ""),
+            ([], "no events"),
+            ("text", ""),
+        ]
+        for body, words in bad:
+            answer = client.post("/events", json=body)
+            assert answer.status_code == 422, (body, answer.text)
+            assert words in answer.text
+    (segment,) = (project.output / "inbox").iterdir()
+    found = [msgspec.json.decode(line) for line in segment.read_bytes().splitlines()]
+    assert [len(f) if isinstance(f, list) else 1 for f in found] == [1, 2, 2]
+    assert found[1][1]["t"] == "2024-05-06T05:08:09.500000Z"
+
+
+def test_a_forgotten_member_is_somebody_new(project: Project) -> None:
+    event = {"m": "m1", "i": "i2", "cat": "u", "tags": ["g1"], "num": 1.0, "y": 1}
+    settings = ServingSettings(clock="log")
+    with TestClient(create_app(Server(project, settings))) as client:
+        before = client.post("/rank", json=ask()).json()["items"]
+        stranger = client.post("/rank", json=ask(member="stranger")).json()["items"]
+        assert client.delete("/members/m1").status_code == 202
+        assert client.post("/rank", json=ask()).json()["items"] == stranger != before
+        assert client.post("/events", json=event).json() == {"accepted": 0}
+    assert not list((project.output).glob("inbox/*"))
+    with TestClient(create_app(Server(project, settings))) as again:  # a restart remembers
+        assert again.post("/rank", json=ask()).json()["items"] == stranger
+    assert "m1" not in (project.output / "forgotten.jsonl").read_text()
+
+
+def test_logs_name_nobody(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "memberwise.serving"):
+        client.post("/rank", json=ask(member="alice-the-member"))
+        client.delete("/members/alice%2F..%2Fthe-member")
+    lines = [getattr(r, "fields", {}) for r in caplog.records]
+    assert {line["route"] for line in lines} >= {"/rank"}
+    assert "alice" not in str(lines)
+
+
+def test_the_document_describes_the_raw_routes(client: TestClient) -> None:
+    document = client.get("/openapi.json").json()
+    body = document["paths"]["/rank"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert body == {"$ref": "#/components/schemas/RankRequest"}
+    assert {"member", "candidates", "k", "explore"} <= set(
+        document["components"]["schemas"]["RankRequest"]["properties"]
+    )
+
+
+def test_the_clock_never_goes_back(fitted: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    from memberwise.serving import served
+
+    now = [1_900_000_000_000_000_000]
+    monkeypatch.setattr(served.time, "time_ns", lambda: now[0])
+    loaded = served.Served(Recommender.load(fitted.bundles), ServingSettings())
+    first = loaded.moment()
+    now[0] -= 3600 * 10**9
+    assert loaded.moment() == first
+    now[0] = 0
+    assert loaded.moment() >= (loaded.rec.pipeline.last_event or 0) + 1
