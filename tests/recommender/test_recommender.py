@@ -204,7 +204,7 @@ def test_what_is_no_bundle_says_how_to_make_one(tmp_path: Path):
     ("options", "says"),
     [
         ({"context": {}}, r"reads the event column 'tags'[\s\S]*pass context=\{'tags': \.\.\.\}"),
-        ({"context": {"tags": ["g1", "g2"], "num": 1, "cat": "u"}}, "2 values of 'tags' for 3 items"),
+        ({"context": {"tags": [["g1"], ["g2"]], "num": 1, "cat": "u"}}, "2 values of 'tags' for 3 items"),
         ({"context": {"tags": [["g1"]] * 3, "num": [1.0] * 2, "cat": "u"}}, "2 values of 'num' for 3 items"),
         ({"items": []}, "no items are given"),
         ({"items": "i1"}, r"pass a list: items=\['i1'\]"),
