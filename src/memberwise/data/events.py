@@ -162,20 +162,8 @@ class EventChecker:
         for task, parts in self._tasks.items():
             keys = (f"tasks.{task}.{part}" for part in ("label", "weight", "mask"))
             named += [(key, e) for key, e in zip(keys, parts, strict=True) if e is not None]
-        half = len(raw) // 2
         for where, expression in named:
-            if not expression.meta.root_names():
-                continue  # a constant
-            whole, halves = (
-                pl.concat([_evaluate(rows, expression, where) for rows in pieces])
-                for pieces in ([raw], [raw[:half], raw[half:]])
-            )
-            if not whole.equals(halves):
-                raise ConfigError(
-                    "the expression reads other rows than its own, and these may be its future",
-                    where=where,
-                    fix="compare with a constant or with a column of the same row",
-                )
+            refuse_other_rows(raw, expression, where)
         self._tried = True
 
     def check(self, raw: pl.DataFrame, first_row: int, rejects: Rejects) -> pl.DataFrame:
@@ -210,7 +198,7 @@ class EventChecker:
             reasons.append(pl.when(pl.col(f"__bad:{task}").is_not_null()).then(pl.col(f"__bad:{task}")))
         for name, expression in self._flags.items():
             where = f"features.{name}.where"
-            flag = _broadcast(_evaluate(raw, expression, where), len(raw))
+            flag = broadcast(evaluate(raw, expression, where), len(raw))
             derived[where_column(name)] = _cast(flag, pl.Boolean, where).fill_null(False)
         extra = pl.DataFrame({k: v.alias(k) for k, v in derived.items()})
         reason = extra.select(pl.coalesce(*reasons).alias("reason"))["reason"]
@@ -234,6 +222,23 @@ def _plain(values: pl.Series) -> pl.Series:
     return values
 
 
+def refuse_other_rows(raw: pl.DataFrame, expression: pl.Expr, where: str) -> None:
+    """Raise a `ConfigError` if the value of an expression in a row depends on other rows of `raw`."""
+    if not expression.meta.root_names():
+        return  # a constant
+    half = len(raw) // 2
+    whole, halves = (
+        pl.concat([evaluate(rows, expression, where) for rows in pieces])
+        for pieces in ([raw], [raw[:half], raw[half:]])
+    )
+    if not whole.equals(halves):
+        raise ConfigError(
+            "the expression reads other rows than its own, and these may be its future",
+            where=where,
+            fix="compare with a constant or with a column of the same row",
+        )
+
+
 def is_entity_column(schema: Schema, column: str) -> bool:
     """Whether ``entity.column`` addresses the table of an entity."""
     entity, dot, _ = column.partition(".")
@@ -248,7 +253,8 @@ def _task_expressions(task: Task) -> tuple[pl.Expr, pl.Expr | None, pl.Expr | No
     return label, weight, mask
 
 
-def _evaluate(raw: pl.DataFrame, expression: pl.Expr, where: str) -> pl.Series:
+def evaluate(raw: pl.DataFrame, expression: pl.Expr, where: str) -> pl.Series:
+    """The values of an expression over the columns of `raw`; a `ConfigError` if it cannot be evaluated."""
     try:
         return raw.select(expression.alias("value"))["value"]
     except pl.exceptions.ColumnNotFoundError as error:
@@ -288,15 +294,15 @@ def _labels(
     label_expr, weight_expr, mask_expr = expressions
     n = len(raw)
     where = f"tasks.{task}"
-    label = _broadcast(_evaluate(raw, label_expr, f"{where}.label"), n)
+    label = broadcast(evaluate(raw, label_expr, f"{where}.label"), n)
     label = _cast(label, pl.Float32, f"{where}.label")
     weight = pl.Series([1.0] * n, dtype=pl.Float32)
     if weight_expr is not None:
-        weight = _broadcast(_evaluate(raw, weight_expr, f"{where}.weight"), n)
+        weight = broadcast(evaluate(raw, weight_expr, f"{where}.weight"), n)
         weight = _cast(weight, pl.Float32, f"{where}.weight")
     defined = pl.Series([True] * n)
     if mask_expr is not None:
-        defined = _broadcast(_evaluate(raw, mask_expr, f"{where}.mask"), n)
+        defined = broadcast(evaluate(raw, mask_expr, f"{where}.mask"), n)
         defined = _cast(defined, pl.Boolean, f"{where}.mask").fill_null(False)
     frame = pl.DataFrame({"y": label, "w": weight, "d": defined})
     usable = pl.col("y").is_finite() & pl.col("y").is_between(0, 1)
@@ -313,7 +319,7 @@ def _labels(
     return checked["y"].fill_null(float("nan")), checked["w"], checked["bad"]
 
 
-def _broadcast(values: pl.Series, n: int) -> pl.Series:
+def broadcast(values: pl.Series, n: int) -> pl.Series:
     """A constant expression gives one value for all rows."""
     return values.new_from_index(0, n) if len(values) == 1 and n != 1 else values
 

@@ -55,7 +55,7 @@ def hash_values(values: pl.Series) -> U64:
         numbers = hash_integers(values.cast(pl.Int64).fill_null(0).to_numpy())
         return np.where(values.is_null().to_numpy(), MISSING, numbers)
     try:
-        text = _as_text(values)
+        text = as_text(values)
     except pl.exceptions.PolarsError as error:
         raise DataError(
             f"values of {values.dtype} cannot be read as text: {error}", where=f"column {values.name!r}"
@@ -122,8 +122,8 @@ def hash_integers(values: npt.NDArray[np.int64]) -> U64:
     return out
 
 
-def _as_text(values: pl.Series) -> pl.Series:
-    """The text that identifies each value; null where there is none."""
+def as_text(values: pl.Series) -> pl.Series:
+    """The text that identifies each value, the one that is hashed; null where there is none."""
     if values.dtype == pl.Binary:
         return values.cast(pl.String)
     if values.dtype.is_decimal():

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from memberwise.data.hashing import U64, HashIndex, hash_values
+from memberwise.data.hashing import U64, HashIndex, as_text, hash_values
 from memberwise.errors import DataError
 
 F32 = npt.NDArray[np.float32]
@@ -59,7 +59,7 @@ class Nodes:
             raise DataError(
                 "a content vector is not finite", where=where, fix="use zeros where there is none"
             )
-        object.__setattr__(self, "ids", self.ids.cast(pl.String).alias("id"))
+        object.__setattr__(self, "ids", as_text(self.ids).alias("id"))
         object.__setattr__(self, "_index", index)
 
     def __len__(self) -> int:
@@ -87,7 +87,7 @@ class Nodes:
 
         features = {name: pad(a) for name, a in self.features.items()}
         content = None if self.content is None else pad(self.content)
-        return Nodes(self.type, pl.concat([self.ids, ids.cast(pl.String).alias("id")]), features, content)
+        return Nodes(self.type, pl.concat([self.ids, as_text(ids).alias("id")]), features, content)
 
 
 def numbered(type: str, count: int, **arrays: Any) -> Nodes:

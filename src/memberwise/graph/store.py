@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -12,11 +13,23 @@ import polars as pl
 
 from memberwise.errors import ConfigError, DataError
 from memberwise.graph.adjacency import Adjacency, Coo, compress, no_edges
+from memberwise.graph.edges import Edge
 from memberwise.graph.nodes import Nodes
 from memberwise.graph.tables import EdgeArrays, EdgeTable, check_ids, micros
 from memberwise.graph.types import EdgeType, edge_name, reverse_of
+from memberwise.schema import Schema
 
 I32 = npt.NDArray[np.int32]
+
+
+class _Project(Protocol):
+    """What is read of a project: it lives on a higher floor."""
+
+    @property
+    def config(self) -> Schema: ...
+
+    @property
+    def base(self) -> Path | None: ...
 
 
 @dataclass(frozen=True)
@@ -111,6 +124,28 @@ class HeteroGraph:
                 features[table.edge_type] = extra
         return cls(known, adjacency, features)
 
+    @classmethod
+    def from_project(
+        cls, project: _Project, edges: Sequence[Edge] = (), before: int | None = None, source: Any = None
+    ) -> HeteroGraph:
+        """The graph of a project's log and tables, as it was known at a moment.
+
+        Parameters
+        ----------
+        project : Project
+            Its schema says what the columns mean.
+        edges
+            Settings of the edges (`memberwise.graph.edges`); default: member engages item where a label is
+            above 0, and the categories of the entities' tables.
+        before : int, optional
+            Microseconds: events at or after this moment add neither edges nor nodes.
+        source
+            Events, instead of those that the project names.
+        """
+        from memberwise.graph.from_project import graph_from_project  # it builds one of these
+
+        return graph_from_project(project.config, project.base, edges, before, source)
+
     # -- reading it ------------------------------------------------------------------------------------
 
     @property
@@ -149,6 +184,38 @@ class HeteroGraph:
         nodes = ", ".join(f"{t} {len(self.nodes[t]):,}" for t in self.node_types)
         edges = ", ".join(f"{edge_name(e)} {self.adjacency[e].edges:,}" for e in self.edge_types)
         return f"HeteroGraph({nodes}; {edges})"
+
+    # -- files -----------------------------------------------------------------------------------------
+
+    def write(self, folder: str | Path) -> None:
+        """Write a directory that `open` maps; it appears whole or not at all (see `memberwise.graph.files`).
+
+        What this graph itself maps from files is linked, so that a graph with a batch appended costs what
+        was appended.
+        """
+        from memberwise.graph.files import write_graph  # it reads one of these
+
+        write_graph(self, Path(folder))
+
+    @classmethod
+    def open(cls, folder: str | Path, verify: bool = True) -> HeteroGraph:
+        """Map a directory that `write` wrote; processes that open the same one share its memory.
+
+        Parameters
+        ----------
+        folder
+            The directory.
+        verify
+            Compare every file with its SHA-256 first. Workers may skip what their parent did.
+
+        Raises
+        ------
+        BundleError
+            Names the file that is missing, truncated or altered.
+        """
+        from memberwise.graph.files import open_graph
+
+        return open_graph(Path(folder), verify)
 
     # -- changing it -----------------------------------------------------------------------------------
 
