@@ -41,6 +41,23 @@ def predict_logits(ranker: Ranker, arrays: Mapping[str, npt.NDArray[Any]]) -> np
     return logits
 
 
+def predict_with_hidden(
+    ranker: Ranker, arrays: Mapping[str, npt.NDArray[Any]]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Logits, and what enters the last layer task by task, in one pass. ``[n, T]`` and ``[n, T, D]``"""
+    caught: list[torch.Tensor] = []
+
+    def catch(module: torch.nn.Module, inputs: Any, output: torch.Tensor) -> None:
+        caught.append(output)
+
+    hook = ranker.heads.register_forward_hook(catch)
+    try:
+        logits = predict_logits(ranker, arrays)
+    finally:
+        hook.remove()
+    return logits, caught[0].cpu().numpy()
+
+
 def sigmoid(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """``1 / (1 + exp(-logit))``."""
     return torch.sigmoid(torch.from_numpy(logits)).numpy()

@@ -217,6 +217,8 @@ def arms_over_time(
         if log and shown:
             axes.set_yscale("log")
             axes.yaxis.set_minor_locator(NullLocator())
+            # Mathematical text is off: the default formatter of this axis would print its source.
+            axes.yaxis.set_major_formatter(FuncFormatter(_powers))
         _dates(axes)
         axes.set(ylabel=label)
         return _svg(figure, f"arms {label}")
@@ -273,6 +275,13 @@ def _thin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _thousands(x: float, _: int) -> str:
     return f"{x / 1000:g}k" if abs(x) >= 10_000 else f"{x:g}"
+
+
+def _powers(x: float, _: int) -> str:
+    for letter, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if x >= scale:
+            return f"{x / scale:g}{letter}"
+    return f"{x:g}"
 
 
 def _svg(figure: Figure, name: str) -> str:

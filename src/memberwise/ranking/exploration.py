@@ -1,0 +1,458 @@
+"""The exploring head: a Gaussian posterior over the ranker's last layer, and over what it misses of an item.
+
+Conventions
+-----------
+``h`` : float32 [n, T, D]
+    What enters the ranker's last layer, task by task (`Ranker.hidden`).
+``z`` : float64 [n, k + 1]
+    Its leading principal directions and a constant 1.
+``offset`` : [n, T]
+    Logits of the version as it stands, the ranker's and those of all parts before this one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import scipy.linalg
+from pydantic import Field
+from scipy.special import expit
+
+from memberwise.bayes.design import Design
+from memberwise.bayes.laplace import absorb_at
+from memberwise.bayes.likelihood import BernoulliLikelihood
+from memberwise.bayes.objective import Objective
+from memberwise.bayes.posterior import GaussianPosterior
+from memberwise.bayes.precision import FullPrecision, cholesky
+from memberwise.bayes.solver import cholesky_direction, minimise
+from memberwise.data.hashing import U64
+from memberwise.errors import DataError
+from memberwise.ranking.id_intercepts import IdIntercepts, solve
+from memberwise.schema import Duration, Model
+
+Floats = npt.NDArray[np.float64]
+logger = logging.getLogger(__name__)
+
+PRECISIONS = 10.0 ** np.arange(-1.0, 6.5, 0.5)
+"""Prior precisions that the evidence chooses from."""
+KEPT = (1.0, 0.3, 0.1, 0.03, 0.01)
+"""Shares of what train says that may still hold after it."""
+_SWEEPS = 3
+
+
+class ExplorationConfig(Model):
+    """Let the ranker know what it does not know, and rank by it when asked to explore."""
+
+    rank: int | None = Field(
+        64, ge=1, description="Directions of the last layer that stay uncertain; null: all of them."
+    )
+    items: bool = Field(True, description="An uncertain constant for every item beside the last layer.")
+    half_life: Duration | None = Field(
+        None, description="Age at which half of what was learned is forgotten: 90d."
+    )
+    temperature: float | dict[str, float] = Field(
+        1.0, description="Width of the draws, for all tasks or by task; 0 does not explore."
+    )
+    draws: int = Field(1000, ge=1, description="Draws behind a propensity that has no closed form.")
+    policy: Literal["thompson", "ucb"] = Field(
+        "thompson", description="thompson, or ucb: mean plus temperature deviations."
+    )
+
+    def temperatures(self, tasks: tuple[str, ...]) -> Floats:
+        """One temperature per task."""
+        if isinstance(self.temperature, dict):
+            return np.array([self.temperature.get(t, 1.0) for t in tasks])
+        return np.full(len(tasks), float(self.temperature))
+
+
+class Rows(NamedTuple):
+    """Rows as the head sees them.
+
+    Attributes
+    ----------
+    hidden : float32 [n, T, D]
+    offset : float32 [n, T]
+    labels, weights : float32 [n, T]
+        A label is NaN where its task is not defined.
+    items : uint64 [n]
+    """
+
+    hidden: npt.NDArray[np.float32]
+    offset: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.float32]
+    weights: npt.NDArray[np.float32]
+    items: U64
+
+
+@dataclass(frozen=True)
+class Directions:
+    """Where the last layer may move, by task: ``z = [(h - centre) basis | 1]``.
+
+    Parameters
+    ----------
+    centre : float64 [T, D]
+    basis : float64 [T, D, k]
+        Orthonormal columns; with k = D, the posterior is that of the whole layer.
+    """
+
+    centre: Floats
+    basis: Floats
+
+    def __call__(self, hidden: npt.NDArray[np.float32], task: int) -> Floats:
+        """``[n, T, D] -> [n, k + 1]``."""
+        # In float32 up to here: the product is the price of a request.
+        turned = (hidden[:, task] - self.centre[task].astype(np.float32)) @ self.basis[task].astype(
+            np.float32
+        )
+        return np.column_stack([turned.astype(np.float64), np.ones(len(hidden))])
+
+    @classmethod
+    def principal(cls, count: float, total: Floats, square: Floats, rank: int | None) -> Directions:
+        """The directions of largest variance.
+
+        Parameters
+        ----------
+        count : float
+            Rows.
+        total, square : float64 [T, D], [T, D, D]
+            Sums of h and of its outer products.
+        rank : int or None
+            How many.
+        """
+        centre = total / count
+        kept = min(rank or centre.shape[1], centre.shape[1])
+        bases = []
+        for t in range(len(centre)):
+            spread = square[t] / count - np.outer(centre[t], centre[t])
+            if kept == centre.shape[1]:
+                bases.append(np.eye(kept))
+            else:
+                bases.append(np.linalg.eigh(spread)[1][:, ::-1][:, :kept])
+        return cls(centre, np.stack(bases))
+
+
+@dataclass(frozen=True)
+class Spread:
+    r"""What is known of the logits of a request's candidates: ``mean + Z w + u``.
+
+    Attributes
+    ----------
+    mean : float64 [n, T]
+        Logits at the posterior mean.
+    half : float64 [T, k + 1, n]
+        ``L^{-1} z'`` with ``L L' = precision``: noise times it is a draw of ``Z w``, the same w for all rows.
+    own : float64 [n, T]
+        Standard deviation of each item's constant.
+    """
+
+    mean: Floats
+    half: Floats
+    own: Floats
+
+    def deviation(self) -> Floats:
+        """Standard deviation of every logit, [n, T]."""
+        return np.sqrt((self.half**2).sum(1).T + self.own**2)
+
+    def covariance(self, task: int) -> Floats:
+        """Of the candidates' logits, [n, n]."""
+        shared: Floats = self.half[task].T @ self.half[task]
+        return shared + np.diag(self.own[:, task] ** 2)
+
+    def draw(self, size: int, temperature: Floats, generator: np.random.Generator) -> Floats:
+        """Logits under draws from the posterior, [size, n, T]; each draw is one w for all candidates."""
+        tasks, width, n = self.half.shape
+        out = np.empty((size, n, tasks))
+        for t in range(tasks):
+            noise = generator.standard_normal((size, width)) @ self.half[t]
+            if self.own[:, t].any():
+                noise += generator.standard_normal((size, n)) * self.own[:, t]
+            out[:, :, t] = self.mean[:, t] + temperature[t] * noise
+        return out
+
+
+@dataclass(frozen=True)
+class ExplorationHead:
+    r"""A posterior over how far the last layer is off: ``logit = offset + z'd_t + u_{item, t}``.
+
+    .. math:: d_t \sim N(m_t, \Lambda_t^{-1}), \qquad
+              \Lambda_t = c \sum_i w_i p_i (1 - p_i) z_i z_i' + \lambda_t I
+
+    Right after training ``m = 0``: the trained weights are the mean, and the curvature of the loss over
+    train is their precision (Laplace). The prior precision, and the share c of train's curvature that still
+    holds later, maximise the evidence of valid. Every increment is one step of sequential Bayes: forget,
+    find the mode, add the curvature there.
+
+    The constant of an item is the uncertain weight of its one-hot id, which the last layer holds too (the
+    wide part): an item that was hardly shown is explored even where all its features are familiar. The
+    curvature between the two is ignored.
+
+    Parameters
+    ----------
+    config : ExplorationConfig
+    directions : Directions
+    posteriors : tuple of GaussianPosterior
+        One per task.
+    floors : float64 [T]
+        Prior precision of each task.
+    items : IdIntercepts
+    moment : int
+        Time of the last event absorbed, microseconds.
+
+    References
+    ----------
+    LiRank (Borisyuk et al., 2024), section 3.6; Riquelme, Tucker and Snoek, "Deep Bayesian bandits showdown"
+    (2018); MacKay, "Bayesian interpolation" (1992), for the evidence.
+    """
+
+    config: ExplorationConfig
+    directions: Directions
+    posteriors: tuple[GaussianPosterior, ...]
+    floors: Floats
+    items: IdIntercepts
+    moment: int
+
+    # -- fit --------------------------------------------------------------------------------------
+
+    @classmethod
+    def fit(
+        cls,
+        config: ExplorationConfig,
+        train: Iterable[Rows],
+        held_out: Rows,
+        moment: int,
+        directions: Directions,
+    ) -> ExplorationHead:
+        """Measure train's curvature at the trained weights, and tune the prior by the evidence of later rows.
+
+        Parameters
+        ----------
+        config
+            Settings.
+        train
+            Train in pieces.
+        held_out
+            Later rows that the ranker has not learned from; they choose precisions, and are not absorbed.
+        moment
+            Time of the last row of train.
+        directions
+            See `principal_directions`.
+        """
+        tasks, _, rank = directions.basis.shape
+        curvature = np.zeros((tasks, rank + 1, rank + 1))
+        seen = np.zeros(0, np.uint64)
+        mine = np.zeros((0, tasks))
+        for rows in train:
+            bend = _bend(rows)
+            for t in range(tasks):
+                z = directions(rows.hidden, t) * np.sqrt(bend[:, t])[:, None]
+                curvature[t] += z.T @ z
+            seen, mine = _merged(seen, mine, rows.items, bend)
+        half_life = None if config.half_life is None else float(config.half_life)
+        later, codes = np.unique(held_out.items, return_inverse=True)
+        before = np.zeros((len(later), tasks))
+        at = np.searchsorted(seen, later)
+        known = np.append(seen, 0)[at] == later if len(seen) else np.zeros(len(later), bool)
+        before[known] = mine[at[known]]
+        floors, posteriors, item_floor, item_kept = np.empty(tasks), [], np.empty(tasks), np.empty(tasks)
+        for t in range(tasks):
+            y, w, o = _defined(held_out, t)
+            slope, bend = w * (expit(o) - y), w * expit(o) * expit(-o)
+            if config.items:
+                pull, stiff = (np.asarray(np.bincount(codes, x, len(later)), float) for x in (slope, bend))
+                item_floor[t], item_kept[t] = _choose_scalar(pull, stiff, before[:, t])
+            z = directions(held_out.hidden, t)
+            floors[t], kept = _choose(z.T @ slope, (z * bend[:, None]).T @ z, curvature[t])
+            names = (*(f"direction {i}" for i in range(rank)), "constant")
+            matrix = kept * curvature[t] + floors[t] * np.eye(rank + 1)
+            posteriors.append(GaussianPosterior(names, np.zeros(rank + 1), FullPrecision(matrix)))
+        items = IdIntercepts.empty(item_floor if config.items else np.full(tasks, np.inf), half_life)
+        if config.items:
+            items = items.write(seen, np.zeros_like(mine), item_kept * mine + item_floor, moment)
+        return cls(config, directions, tuple(posteriors), floors, items, moment)
+
+    # -- read -------------------------------------------------------------------------------------
+
+    def shift(self, hidden: npt.NDArray[np.float32], items: U64) -> Floats:
+        """What the posterior means add to the logits, [n, T]."""
+        own = self.items.read(items, self.moment)[0] if self.config.items else 0.0
+        moved = [self.directions(hidden, t) @ p.mean for t, p in enumerate(self.posteriors)]
+        return np.stack(moved, axis=1) + own
+
+    def spread(self, hidden: npt.NDArray[np.float32], items: U64, offset: npt.NDArray[np.float32]) -> Spread:
+        """The posterior of the logits of rows that are ranked together."""
+        n, tasks = offset.shape
+        mean, own = offset.astype(np.float64), np.zeros((n, tasks))
+        if self.config.items:
+            level, precision = self.items.read(items, self.moment)
+            mean, own = mean + level, 1.0 / np.sqrt(precision)
+        halves = []
+        for t, posterior in enumerate(self.posteriors):
+            z = self.directions(hidden, t)
+            mean[:, t] += z @ posterior.mean
+            lower = cholesky(posterior.precision.dense())
+            halves.append(scipy.linalg.solve_triangular(lower, z.T, lower=True, check_finite=False))
+        return Spread(mean, np.stack(halves), own)
+
+    # -- learn ------------------------------------------------------------------------------------
+
+    def update(self, rows: Rows, moment: int, key: str | None = None) -> ExplorationHead:
+        """The head after an increment: forget, then absorb it in a few sweeps over layer and items.
+
+        A task whose solve does not converge, or without a defined row, keeps its posterior.
+
+        Parameters
+        ----------
+        rows
+            The increment; `offset` without this head's own shift.
+        moment
+            Time of its last row.
+        key
+            Name of the increment; one that was absorbed before is refused.
+
+        Raises
+        ------
+        DataError
+            The increment was absorbed before, or is older than the last one.
+        """
+        if moment < self.moment:
+            raise DataError(
+                "the increment is older than what the exploring head has seen", where="exploration"
+            )
+        aged = self._aged(moment)
+        distinct, codes = np.unique(rows.items, return_inverse=True)
+        level, precision = self.items.read(distinct, moment)
+        posteriors = []
+        for t, prior in enumerate(aged):
+            prior.refuse_repeat(key)
+            y, w, o = _defined(rows, t)
+            if not w.any():
+                posteriors.append(prior.record(key))
+                continue
+            z = Design(self.directions(rows.hidden, t), intercept=False)
+            start, strength = level[:, t].copy(), precision[:, t].copy()
+            u, d, bend = start, prior.mean, np.zeros(len(distinct))
+            for _ in range(_SWEEPS if self.config.items else 1):
+                own = u[codes] if self.config.items else 0.0
+                objective = Objective(BernoulliLikelihood(), z, y, w, o + own, prior)
+                solution = minimise(objective, d, direction=cholesky_direction, tol=1e-8, max_iter=50)
+                d = solution.point.w
+                if self.config.items:
+                    u, bend = solve(codes, y, w, o + z.dot(d), start, strength)
+            if not solution.converged:
+                logger.warning("exploration: the solve of task %d did not converge; its posterior stays", t)
+                posteriors.append(prior.record(key))
+                continue
+            posteriors.append(absorb_at(objective, solution.point, batch=key))
+            level[:, t], precision[:, t] = u, strength + bend
+        items = self.items.write(distinct, level, precision, moment) if self.config.items else self.items
+        return replace(self, posteriors=tuple(posteriors), items=items, moment=moment)
+
+    def retrained(self, kept: float = 0.5) -> ExplorationHead:
+        """The head after the ranker learned too: what was learned is in its weights now.
+
+        Means return to zero. The hidden layer has moved, so that the old curvature holds only in part.
+
+        Parameters
+        ----------
+        kept
+            Share of the certainty above the prior that is kept.
+        """
+        posteriors = []
+        for floor, p in zip(self.floors, self.posteriors, strict=True):
+            fresh = replace(p, mean=np.zeros_like(p.mean))
+            posteriors.append(fresh.forget(kept, float(floor)))
+        return replace(self, posteriors=tuple(posteriors), items=self.items.centred(kept))
+
+    def _aged(self, moment: int) -> list[GaussianPosterior]:
+        """The posteriors as of a moment."""
+        if self.config.half_life is None:
+            return list(self.posteriors)
+        delta = float(np.exp2(-(moment - self.moment) / self.config.half_life))
+        return [p.forget(delta, float(f)) for p, f in zip(self.posteriors, self.floors, strict=True)]
+
+
+def principal_directions(pieces: Iterable[npt.NDArray[np.float32]], rank: int | None) -> Directions:
+    """The directions in which rows differ most, from hidden vectors ``[n, T, D]`` in pieces.
+
+    Raises
+    ------
+    DataError
+        If there are no rows.
+    """
+    count, total, square = 0, None, None
+    for hidden in pieces:
+        h = hidden.astype(np.float64)
+        s, q = h.sum(0), np.einsum("ntd,nte->tde", h, h, optimize=True)
+        count, total, square = (
+            count + len(h),
+            s if total is None else total + s,
+            q if square is None else square + q,
+        )
+    if total is None or square is None:
+        raise DataError(
+            "there are no rows to learn the directions of the last layer from", where="exploration"
+        )
+    return Directions.principal(count, total, square, rank)
+
+
+def _bend(rows: Rows) -> Floats:
+    """Curvature of every row's loss in its logit, [n, T]; zero where a task is not defined."""
+    o = rows.offset.astype(np.float64)
+    w = np.where(np.isnan(rows.labels), 0.0, rows.weights).astype(np.float64)
+    bend: Floats = w * expit(o) * expit(-o)
+    return bend
+
+
+def _defined(rows: Rows, task: int) -> tuple[Floats, Floats, Floats]:
+    """Labels, weights and offsets of a task, [n] each; rows without a label weigh nothing."""
+    labels = rows.labels[:, task].astype(np.float64)
+    missing = np.isnan(labels)
+    weights = np.where(missing, 0.0, rows.weights[:, task]).astype(np.float64)
+    return np.where(missing, 0.0, labels), weights, rows.offset[:, task].astype(np.float64)
+
+
+def _merged(ids: U64, sums: Floats, more: U64, values: Floats) -> tuple[U64, Floats]:
+    """Sums by id after further rows; ids ascending."""
+    every = np.concatenate([ids, more])
+    distinct, codes = np.unique(every, return_inverse=True)
+    stacked = np.concatenate([sums, values])
+    return distinct, np.stack([np.bincount(codes, c, len(distinct)) for c in stacked.T], axis=1)
+
+
+def _choose(gradient: Floats, hessian: Floats, curvature: Floats) -> tuple[float, float]:
+    r"""Prior precision, and share of train's curvature, of largest evidence of later rows.
+
+    The loss of the later rows is taken as a parabola around the trained weights, with gradient g and
+    Hessian H, so that with prior precision P
+
+    .. math:: 2 \log \mathrm{evidence} = g'(P + H)^{-1} g + \log|P| - \log|P + H| + \mathrm{const}.
+    """
+    best, found = -np.inf, (float(PRECISIONS[-1]), 1.0)
+    size = len(gradient)
+    for floor in PRECISIONS:
+        for kept in KEPT:
+            prior = kept * curvature + floor * np.eye(size)
+            lower, wider = cholesky(prior), cholesky(prior + hessian)
+            pulled = scipy.linalg.solve_triangular(wider, gradient, lower=True)
+            logs = 2 * (np.log(np.diagonal(lower)).sum() - np.log(np.diagonal(wider)).sum())
+            evidence = float(pulled @ pulled) + float(logs)
+            if evidence > best:
+                best, found = evidence, (float(floor), kept)
+    return found
+
+
+def _choose_scalar(gradient: Floats, hessian: Floats, curvature: Floats) -> tuple[float, float]:
+    """`_choose` for many independent constants with one prior precision and one share: [E] each."""
+    best, found = -np.inf, (float(PRECISIONS[-1]), 1.0)
+    for floor in PRECISIONS:
+        for kept in KEPT:
+            prior = kept * curvature + floor
+            evidence = float((gradient**2 / (prior + hessian) + np.log(prior / (prior + hessian))).sum())
+            if evidence > best:
+                best, found = evidence, (float(floor), kept)
+    return found
