@@ -6,7 +6,6 @@ from typing import Literal
 
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from memberwise.schema import Model
 
@@ -81,7 +80,7 @@ class LowRankCrossNet(nn.Module):
         """Cross the input with itself. ``[B, d] -> [B, d]``."""
         x = x0
         for down, up in zip(self.down, self.up, strict=True):
-            x = (x0 * up(F.linear(x, down.weight))).add_(x)  # type: ignore[arg-type]
+            x = (x0 * up(down(x))).add_(x)
         return x
 
 
