@@ -112,7 +112,7 @@ class Effects:
         for task, t in self._own():
             if task in self.models and len(logits):
                 z = logits[:, t]
-                ids = {name: _text(rows[name]) for name in self.config.by}
+                ids: dict[str, pl.Series] = {name: _text(rows[name]) for name in self.config.by}
                 found[:, t] = self.models[task].decision_function(z[:, None], groups=ids, offset=z)
         return found
 

@@ -130,8 +130,9 @@ def _add(ranker: Ranker, batch: Batch, task_weights: Tensor, total: Fisher) -> N
                 found = functional_call(ranker, weights, (_as_batch(row),))
             return found[0], (found[0], inputs)
 
-        _, pull, (value, inputs) = vjp(logits, rest, probes, has_aux=True)
-        return value, [pull(e) for e in unit], inputs
+        # With has_aux: the result, what pulls a gradient back, and what came beside the result.
+        found: Any = vjp(logits, rest, probes, has_aux=True)
+        return found[2][0], [found[1](e) for e in unit], found[2][1]
 
     with sdpa_kernel(SDPBackend.MATH):  # the fused kernel has no rule for one row at a time
         values, gradients, inputs = vmap(of_row)(_as_tree(batch))
