@@ -24,9 +24,9 @@ from memberwise.data.batch import Batch
 from memberwise.data.loader import Loader, Position
 from memberwise.data.vocabulary import UNSEEN
 from memberwise.errors import DataError
+from memberwise.nn.checkpoint import load_tensors, save_tensors
 from memberwise.nn.embedding import FusedEmbedding
 from memberwise.nn.sparse import RowwiseAdagrad
-from memberwise.ranking.checkpoint import load_tensors, save_tensors
 from memberwise.ranking.fisher import Fisher, fisher, tables_of
 from memberwise.ranking.optimizers import rate
 from memberwise.ranking.ranker import Ranker
