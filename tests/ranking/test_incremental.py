@@ -17,7 +17,7 @@ from memberwise.errors import DataError
 from memberwise.ranking.config import RankerConfig
 from memberwise.ranking.fisher import Fisher, tables_of
 from memberwise.ranking.incremental import IncrementalConfig, Memory, _look_ups, _Pull, increment
-from memberwise.ranking.predict import predict_arrays
+from memberwise.ranking.predict import predict_logits, sigmoid
 from memberwise.ranking.ranker import Ranker
 
 TASKS = torch.tensor([1.0, 1.0])
@@ -189,7 +189,7 @@ def test_learns_what_is_new_and_keeps_what_is_old(ranker: Ranker, rows: Rows, la
     absent = {k: a[absent["ids"][:, 0] > 6] for k, a in absent.items()}
 
     def loss(model: Ranker, some: dict[str, Any]) -> float:
-        return float(metrics.log_loss(some["labels"][:, 0], predict_arrays(model, some)[:, 0]))
+        return float(metrics.log_loss(some["labels"][:, 0], sigmoid(predict_logits(model, some))[:, 0]))
 
     learn = CONFIG.model_copy(update={"epochs": 6, "lr": 1e-2, "embedding_lr": 0.1, "cold_weight": 0.0})
     free = learn.model_copy(update={"penalty": 0.0})
