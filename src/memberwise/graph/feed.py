@@ -1,0 +1,286 @@
+"""From records to batches: which records belong together, what their queries are, and the negatives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from memberwise.graph.config import EncoderConfig
+from memberwise.graph.degrees import degrees
+from memberwise.graph.link_batch import narrow
+from memberwise.graph.node_table import NodeTable
+from memberwise.graph.queries import Level, ages, distinct, layer_blocks, levels
+from memberwise.graph.records import Records, grouped
+from memberwise.graph.sampling.base import FanOuts, Sampler, SampleRequest, SeedBatch
+from memberwise.graph.sampling.neighbours import NeighbourSampler, Rule, SamplingConfig
+from memberwise.graph.store import HeteroGraph
+from memberwise.graph.types import TIMELESS, EdgeType
+from memberwise.schema import DAY
+
+Arrays = dict[str, npt.NDArray[Any]]
+I32 = npt.NDArray[np.int32]
+I64 = npt.NDArray[np.int64]
+POPULARITY_WINDOW = 30 * DAY
+
+
+@dataclass(frozen=True)
+class BatchRequest:
+    """Which batch is wanted, and how.
+
+    Attributes
+    ----------
+    index
+        Number of the batch in time.
+    fan_out
+        Neighbours a node and edge type; 0 for no query at all.
+    group_size
+        Records of a source that share a query.
+    seed
+        Of the draws.
+    """
+
+    index: int
+    fan_out: int
+    group_size: int
+    seed: int
+
+
+class QueryMaker:
+    """Samples what one tower of the encoder sees of some nodes at some moments.
+
+    Parameters
+    ----------
+    graph
+        The graph. Nothing at or after a moment is seen.
+    sampler
+        Draws neighbours.
+    table
+        Inputs of the nodes.
+    config
+        Hops, activities, neighbours of destinations.
+    kinds
+        Number of each edge type.
+    acts : tuple of EdgeType
+        What counts as an activity of a source.
+    """
+
+    def __init__(
+        self,
+        graph: HeteroGraph,
+        sampler: Sampler,
+        table: NodeTable,
+        config: EncoderConfig,
+        kinds: Mapping[EdgeType, int],
+        acts: tuple[EdgeType, ...],
+    ) -> None:
+        self.graph, self.sampler, self.table = graph, sampler, table
+        self.config, self.kinds, self.acts = config, kinds, acts
+        self._newest = NeighbourSampler(graph, SamplingConfig(rule=Rule(draw="last")))
+
+    def arrays(
+        self,
+        source: SeedBatch | None,
+        destination: SeedBatch | None,
+        fan_out: int,
+        seed: int,
+    ) -> Arrays:
+        """Arrays of the queries of both towers, and of the distinct nodes that they met.
+
+        Parameters
+        ----------
+        source, destination
+            Seeds with their moments; None leaves the tower out.
+        fan_out
+            Neighbours a node and edge type; 0 samples nothing.
+        seed
+            Of the draws.
+        """
+        out: Arrays = {}
+        met: list[tuple[str, I64]] = []  # what the numbers are for, and the numbers (-1: none)
+        trees: dict[str, list[Level]] = {}
+        for tower, seeds in (("source", source), ("destination", destination)):
+            if seeds is None:
+                continue
+            tree = self._tree(seeds, fan_out, seed)
+            trees[tower] = tree
+            met += [(tower, np.concatenate([level.nodes for level in tree]))]
+        if source is not None and self.config.temporal is not None:
+            nodes, extra = self.activities(source)
+            met.append(("source.activities.nodes", nodes))
+            out |= extra
+        if destination is not None and self.config.destination_neighbours:
+            met.append(("destination.peers", self.peers(destination)))
+        found, rows = self._number(met)
+        out |= self.table.gather(found)
+        for (name, _), mine in zip(met, rows, strict=True):
+            if name not in trees:
+                out[name] = mine
+                continue
+            seeds = source if name == "source" else destination
+            assert seeds is not None
+            out |= self._tower(name, trees[name], seeds, mine)
+        return narrow(out)
+
+    def _tower(self, tower: str, tree: list[Level], seeds: SeedBatch, rows: I64) -> Arrays:
+        inner = tree[:-1]
+        assert seeds.times is not None
+        moments = seeds.times[np.concatenate([level.seeds for level in inner])]
+        nodes = np.concatenate([level.nodes for level in inner])
+        recent = degrees(self.graph, self.table.numbers, nodes, moments)
+        out: Arrays = {f"{tower}.seeds": rows[: len(seeds)]}
+        for i, block in enumerate(layer_blocks(tree, rows, recent)):
+            out |= {f"{tower}.{i}.{name}": array for name, array in block.items()}
+        return out
+
+    def _number(self, met: list[tuple[str, I64]]) -> tuple[I64, list[I64]]:
+        """Distinct nodes and, for every array of numbers, their rows; -1 stays -1."""
+        flat = np.concatenate([numbers.ravel() for _, numbers in met])
+        there = flat >= 0
+        found, rows = distinct(flat[there], self.table.numbers.total)
+        whole = np.full(len(flat), -1, np.int64)
+        whole[there] = rows
+        sizes = np.cumsum([numbers.size for _, numbers in met])[:-1]
+        parts = np.split(whole, sizes)
+        return found, [p.reshape(n.shape) for p, (_, n) in zip(parts, met, strict=True)]
+
+    def _tree(self, seeds: SeedBatch, fan_out: int, seed: int) -> list[Level]:
+        hops = self.config.layers
+        if not fan_out:
+            return _alone(seeds, self.table, hops)
+        request = SampleRequest(seeds, self._fan_outs(fan_out, hops), seed)
+        return levels(self.sampler.sample(request), self.table.numbers, self.kinds, hops)
+
+    def _fan_outs(self, fan_out: int, hops: int) -> FanOuts:
+        # The second hop multiplies: a third as many are enough for it.
+        return tuple(max(1, round(fan_out / 3**hop)) for hop in range(hops))
+
+    def activities(self, seeds: SeedBatch) -> tuple[I64, Arrays]:
+        """The newest activities of sources before their moments, oldest first, newest in the last place."""
+        assert self.config.temporal is not None
+        length = self.config.temporal.length
+        nodes, times, kinds = self._recent(seeds, self.acts, length)
+        assert seeds.times is not None
+        return nodes, {
+            "source.activities.kinds": kinds,
+            "source.activities.ages": ages(seeds.times[:, None], times),
+        }
+
+    def peers(self, seeds: SeedBatch) -> I64:
+        """The newest neighbours of destinations before their moments."""
+        back = self.graph.edge_types_from(seeds.type)
+        timed = tuple(e for e in back if self.graph.adjacency[e].timed)
+        return self._recent(seeds, timed, self.config.destination_neighbours)[0]
+
+    def _recent(self, seeds: SeedBatch, along: tuple[EdgeType, ...], length: int) -> tuple[I64, I64, I64]:
+        """Numbers, times and kinds of the newest neighbours over several edge types, in the order of time."""
+        sampled = self._newest.sample(SampleRequest(seeds, {e: (length,) for e in along}))
+        shape = (len(seeds), 0)
+        nodes, times, kinds = [np.zeros(shape, np.int64)], [np.zeros(shape, np.int64)], [
+            np.zeros(shape, np.int64)
+        ]
+        for block in sampled.blocks:
+            start = self.table.numbers.start(block.edge_type[2])
+            nodes.append(np.where(block.nodes >= 0, block.nodes.astype(np.int64) + start, -1))
+            times.append(np.where(block.nodes >= 0, block.times, TIMELESS))
+            kinds.append(np.full(block.nodes.shape, self.kinds[block.edge_type], np.int64))
+        node, time, kind = (np.concatenate(x, 1) for x in (nodes, times, kinds))
+        if node.shape[1] < length:
+            missing = ((0, 0), (length - node.shape[1], 0))
+            node = np.pad(node, missing, constant_values=-1)
+            time = np.pad(time, missing, constant_values=int(TIMELESS))
+            kind = np.pad(kind, missing)
+        order = np.argsort(time, 1, kind="stable")[:, -length:]
+        node, time, kind = (np.take_along_axis(x, order, 1) for x in (node, time, kind))
+        return node, time, np.where(node >= 0, kind, 0)
+
+
+def _alone(seeds: SeedBatch, table: NodeTable, hops: int) -> list[Level]:
+    """The tree of a query that was not made."""
+    numbers = seeds.nodes.astype(np.int64) + table.numbers.start(seeds.type)
+    trees = []
+    for hop in range(hops + 1):
+        nodes = numbers if hop == 0 else numbers[:0]
+        none = np.zeros((len(nodes), 0), np.int64)
+        empty = none.astype(np.float32)
+        trees.append(Level(nodes, np.arange(len(nodes)), none, none, empty, empty))
+    return trees
+
+
+class LinkFeed:
+    """Batches of records that follow each other in time.
+
+    A batch holds consecutive records. Sources are seen at the time of the earliest record of their group,
+    candidates at the time of the batch's first record: nothing in a batch is newer than a label in it.
+
+    Parameters
+    ----------
+    queries : QueryMaker
+        Samples neighbourhoods.
+    records : Records
+        What to predict, all of it, in the order of time.
+    batch_size : int
+        Records a batch.
+    negatives : int
+        Candidates that are drawn uniformly, beside the batch's own destinations.
+    """
+
+    def __init__(self, queries: QueryMaker, records: Records, batch_size: int, negatives: int) -> None:
+        self.queries, self.records = queries, records
+        self.batch_size, self.negatives = batch_size, negatives
+        self.count = queries.graph.count(records.destination_type) if len(records) else 0
+
+    @property
+    def batches(self) -> int:
+        """How many there are; one with fewer than two records is left out."""
+        n = len(self.records)
+        return n // self.batch_size + (n % self.batch_size >= 2)
+
+    def batch(self, request: BatchRequest) -> Arrays:
+        """The arrays of one batch (`LinkBatch.from_arrays`). The same request gives the same arrays."""
+        first = request.index * self.batch_size
+        records = self.records.take(slice(first, first + self.batch_size))
+        groups = grouped(records, request.group_size)
+        seed, drawn = np.random.SeedSequence((request.seed, request.index)).generate_state(2)
+        uniform = np.random.default_rng(int(drawn)).integers(0, self.count, self.negatives)
+        own = np.unique(records.destinations)
+        others = np.setdiff1d(uniform, own)
+        candidates = np.concatenate([own, others]).astype(np.int32)
+        start = np.full(len(candidates), records.times[0])
+        source = SeedBatch(records.source_type, groups.members, groups.times)
+        destination = SeedBatch(records.destination_type, candidates, start)
+        arrays = self.queries.arrays(source, destination, request.fan_out, int(seed))
+        column = np.searchsorted(own, records.destinations)
+        arrays |= {
+            "group": groups.group,
+            "column": column.astype(np.int32),
+            "relation": records.relation,
+            "place": groups.place,
+            "weights": records.weights,
+            "log_q": self._log_q(arrays["destination.0.degrees"][: len(candidates)], len(records), first),
+            "forbidden": _chosen(records.sources, column, len(candidates)),
+            "uniform": np.arange(len(candidates)) >= len(own),
+        }
+        return arrays
+
+    def _log_q(self, recent: npt.NDArray[np.float32], size: int, first: int) -> npt.NDArray[np.float32]:
+        """Log of the chance that each candidate is in a batch, from what was popular before it.
+
+        A candidate comes by being chosen (about ``size * p`` times, p its smoothed share of the last month's
+        edges) or by the uniform draw.
+        """
+        begin = int(np.searchsorted(self.records.times, self.records.times[first] - POPULARITY_WINDOW))
+        share = (np.expm1(recent[:, 1]) + 1.0) / (first - begin + self.count)
+        expected = size * share + self.negatives / self.count
+        return np.log(-np.expm1(-expected)).astype(np.float32)
+
+
+def _chosen(sources: I32, columns: I64, candidates: int) -> npt.NDArray[np.bool_]:
+    """For every record, the candidates that its source chose somewhere in the batch. ``[R, C]``"""
+    _, source = np.unique(sources, return_inverse=True)
+    hits = np.zeros((int(source.max()) + 1, candidates), bool)
+    hits[source, columns] = True
+    return hits[source]

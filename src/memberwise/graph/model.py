@@ -1,0 +1,183 @@
+"""The encoder: two towers over one set of node states, and the decoder that trains them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from memberwise.graph.blocks import NodeBatch, Query
+from memberwise.graph.config import EncoderConfig
+from memberwise.graph.decoder import CosineDecoder, MLPDecoder
+from memberwise.graph.losses import long_term_loss
+from memberwise.graph.node_input import IdRows, NodeInput
+from memberwise.graph.sage import SageEncoder
+from memberwise.graph.temporal import TemporalEncoder, member_output
+from memberwise.nn.embedding import FusedEmbedding
+
+
+@dataclass(frozen=True)
+class GraphShape:
+    """What a graph looks like to the encoder.
+
+    Attributes
+    ----------
+    features : dict of str to int
+        Width of the features of each node type, in the order of the types.
+    kinds : int
+        Edge types.
+    degrees : int
+        Width of `Block.degrees`.
+    relations : int
+        Kinds of edges that are predicted.
+    """
+
+    features: Mapping[str, int]
+    kinds: int
+    degrees: int
+    relations: int = 1
+
+
+class GraphModel(nn.Module):
+    """Embeddings of sources (members) and destinations (items) from the graph before a moment.
+
+    ``z_d = h_d + SAGE_dst(d)``; without the temporal model ``z_s = h_s + SAGE_src(s)``, with it
+    ``z_s = W T([reshape(SAGE_src(s)) | h_{a_1} .. h_{a_N}])``, where T is the temporal model's output for the
+    member and a its activities. The first states h are shared.
+
+    Parameters
+    ----------
+    shape
+        What the graph looks like.
+    config
+        What the encoder is made of.
+    ids : IdRows or None
+        Rows of the id table.
+    seed
+        Of the initial weights.
+
+    References
+    ----------
+    LiGNN: Graph Neural Networks at LinkedIn (Borisyuk et al., 2024).
+    """
+
+    def __init__(self, shape: GraphShape, config: EncoderConfig, ids: IdRows | None, seed: int = 0) -> None:
+        super().__init__()
+        self.shape, self.config = shape, config
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self._build(ids)
+
+    def _build(self, ids: IdRows | None) -> None:
+        shape, config, dim = self.shape, self.config, self.config.dim
+        dropout = config.ids.dropout if config.ids is not None else 0.0
+        self.input = NodeInput(shape.features, dim, ids if config.ids is not None else None, dropout)
+        temporal = config.temporal
+        self.temporal: TemporalEncoder | None = None
+        wide = dim
+        if temporal is not None:
+            wide = dim * temporal.prefix
+            self.temporal = TemporalEncoder(
+                dim, temporal.length, shape.kinds, temporal.layers, temporal.heads, temporal.dropout
+            )
+            self.out = nn.Linear(dim, dim)
+            nn.init.eye_(self.out.weight)
+            nn.init.zeros_(self.out.bias)
+        self.source = self._sage(wide)
+        # One encoder for both sides is only possible if both are equally wide.
+        self.destination = self._sage(dim) if config.dual or temporal is not None else self.source
+        decoder = CosineDecoder if config.decoder == "cosine" else MLPDecoder
+        self.decoder: CosineDecoder | MLPDecoder = decoder(
+            dim, shape.relations, shape.degrees if config.popularity else 0
+        )
+
+    def _sage(self, out_dim: int) -> SageEncoder:
+        c = self.config
+        return SageEncoder(
+            c.dim, out_dim, c.layers, self.shape.kinds, self.shape.degrees, c.aggregator, c.heads
+        )
+
+    @property
+    def sparse_tables(self) -> list[FusedEmbedding]:
+        """The tables that a sparse optimiser trains."""
+        return self.input.sparse_tables
+
+    def states(self, nodes: NodeBatch) -> Tensor:
+        """First states, ``[U, d]``."""
+        return self.input(nodes)
+
+    def destinations(self, states: Tensor, query: Query) -> Tensor:
+        """Embeddings of items, ``[C, d]``."""
+        return states.index_select(0, query.seeds) + self.destination(states, query.blocks)
+
+    def prefix(self, states: Tensor, query: Query) -> Tensor:
+        """Tokens of the members' neighbourhoods, ``[G, H, d]``."""
+        return self.source(states, query.blocks).view(len(query), -1, self.config.dim)
+
+    def sources(self, states: Tensor, query: Query) -> Tensor:
+        """Embeddings of members, ``[G, d]``."""
+        if self.temporal is None:
+            return states.index_select(0, query.seeds) + self.source(states, query.blocks)
+        everyone = torch.arange(len(query), device=states.device)
+        return self._temporal(states, query, everyone, self.prefix(states, query), None)
+
+    def pair_sources(
+        self, states: Tensor, query: Query, rows: Tensor, destinations: Query, columns: Tensor
+    ) -> Tensor:
+        """Embeddings of members as they face one candidate each, whose newest neighbours join the prefix.
+
+        Parameters
+        ----------
+        states, query
+            As for `sources`.
+        rows : Tensor of int64, [P]
+            Member of each pair.
+        destinations
+            The query of the candidates; its `peers` are shown.
+        columns : Tensor of int64, [P]
+            Candidate of each pair.
+
+        Returns
+        -------
+        Tensor, [P, d]
+        """
+        assert destinations.peers is not None
+        peers = destinations.peers[columns]
+        tokens = states[peers.clamp_min(0)]
+        candidate = states.index_select(0, destinations.seeds[columns]).unsqueeze(1)
+        prefix = torch.cat([self.prefix(states, query)[rows], candidate, tokens], 1)
+        there = torch.ones(prefix.shape[:2], dtype=torch.bool, device=states.device)
+        there[:, -peers.shape[1] :] = peers >= 0
+        return self._temporal(states, query, rows, prefix, there)
+
+    def _temporal(
+        self, states: Tensor, query: Query, rows: Tensor, prefix: Tensor, there: Tensor | None
+    ) -> Tensor:
+        assert self.temporal is not None
+        assert query.activities is not None
+        a = query.activities
+        nodes, mask = a.nodes[rows], a.mask[rows]
+        tokens = states[nodes.clamp_min(0)]
+        if there is None:
+            there = torch.ones(prefix.shape[:2], dtype=torch.bool, device=states.device)
+        outputs = self.temporal(prefix, tokens, a.kinds[rows], a.ages[rows], mask, there)
+        return self.out(member_output(outputs, mask, there))
+
+    def long_term(self, states: Tensor, query: Query) -> Tensor:
+        """The loss on the members' more distant future, times its weight; zero if it is not asked for."""
+        settings = self.config.temporal.long_term if self.config.temporal is not None else None
+        if settings is None or query.activities is None or self.temporal is None:
+            return states.new_zeros(())
+        a = query.activities
+        loss = long_term_loss(
+            self.temporal,
+            states[a.nodes.clamp_min(0)],
+            a.kinds,
+            a.ages,
+            a.mask,
+            settings.future,
+            settings.temperature,
+        )
+        return settings.weight * loss
