@@ -177,11 +177,13 @@ class QueryMaker:
 
     def _recent(self, seeds: SeedBatch, along: tuple[EdgeType, ...], length: int) -> tuple[I64, I64, I64]:
         """Numbers, times and kinds of the newest neighbours over several edge types, in the order of time."""
-        sampled = self._newest.sample(SampleRequest(seeds, {e: (length,) for e in along}))
+        sampled = self._newest.sample(SampleRequest(seeds, dict.fromkeys(along, (length,))))
         shape = (len(seeds), 0)
-        nodes, times, kinds = [np.zeros(shape, np.int64)], [np.zeros(shape, np.int64)], [
-            np.zeros(shape, np.int64)
-        ]
+        nodes, times, kinds = (
+            [np.zeros(shape, np.int64)],
+            [np.zeros(shape, np.int64)],
+            [np.zeros(shape, np.int64)],
+        )
         for block in sampled.blocks:
             start = self.table.numbers.start(block.edge_type[2])
             nodes.append(np.where(block.nodes >= 0, block.nodes.astype(np.int64) + start, -1))

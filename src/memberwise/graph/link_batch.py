@@ -63,16 +63,18 @@ class LinkBatch:
         def tensor(name: str) -> Tensor:
             return torch.from_numpy(arrays[name])
 
-        records = (tensor(name).long() for name in ("group", "column", "relation", "place"))
         return cls(
             nodes_of(arrays, types),
             query_of(arrays, "source"),
             query_of(arrays, "destination"),
-            *records,
-            tensor("weights"),
-            tensor("log_q"),
-            tensor("forbidden"),
-            tensor("uniform"),
+            group=tensor("group").long(),
+            column=tensor("column").long(),
+            relation=tensor("relation").long(),
+            place=tensor("place").long(),
+            weights=tensor("weights"),
+            log_q=tensor("log_q"),
+            forbidden=tensor("forbidden"),
+            uniform=tensor("uniform"),
         )
 
     def to(self, device: torch.device) -> LinkBatch:
@@ -92,7 +94,7 @@ def query_of(arrays: Mapping[str, npt.NDArray[Any]], tower: str) -> Query:
     def tensor(name: str) -> Tensor:
         return torch.from_numpy(arrays[f"{tower}.{name}"])
 
-    blocks = []
+    blocks: list[Block] = []
     while f"{tower}.{len(blocks)}.own" in arrays:
         blocks.append(Block(*(tensor(f"{len(blocks)}.{name}") for name in _BLOCK)))
     activities = None

@@ -1,4 +1,4 @@
-"""From a sampler's tree of padded blocks to what the encoder takes: distinct nodes and one block per layer."""
+"""From a sampler's tree of padded blocks to what the encoder takes: distinct nodes, a block per layer."""
 
 from __future__ import annotations
 

@@ -70,9 +70,7 @@ class Records:
                 known = ", ".join(edge_name(e) for e in graph.edge_types)
                 raise ConfigError("the graph has no such edges", where=where, fix=f"it has {known}")
             if (edge_type[0], edge_type[2]) != (relations[0][0], relations[0][2]):
-                raise ConfigError(
-                    "all predicted edges must join the same two types of nodes", where=where
-                )
+                raise ConfigError("all predicted edges must join the same two types of nodes", where=where)
             edges = graph.adjacency[edge_type].coo()
             if edges.time is None:
                 raise ConfigError("edges without times cannot be predicted", where=where)
@@ -110,8 +108,14 @@ class Records:
 
     def take(self, rows: slice | npt.NDArray[np.integer]) -> Records:
         """Some of them, in the order of time."""
-        columns = (self.sources, self.destinations, self.relation, self.weights, self.times)
-        return Records(self.relations, *(c[rows] for c in columns))
+        return Records(
+            self.relations,
+            self.sources[rows],
+            self.destinations[rows],
+            self.relation[rows],
+            self.weights[rows],
+            self.times[rows],
+        )
 
 
 @dataclass(frozen=True)

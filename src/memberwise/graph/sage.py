@@ -41,9 +41,7 @@ class MeanAggregator(nn.Module):
         share = block.weights * block.mask * self.gate.exp()[block.kinds]
         share = share / share.sum(1, keepdim=True).clamp_min(1e-12)
         # Weighted sums of rows without ever holding [M, f, d].
-        mixed = F.embedding_bag(
-            block.neighbours.clamp_min(0), states, mode="sum", per_sample_weights=share
-        )
+        mixed = F.embedding_bag(block.neighbours.clamp_min(0), states, mode="sum", per_sample_weights=share)
         return mixed, share
 
 
@@ -178,9 +176,7 @@ class SageEncoder(nn.Module):
         for i in range(layers):
             last = i == layers - 1
             mix: MeanAggregator | AttentionAggregator = (
-                MeanAggregator(dim, kinds)
-                if aggregator == "mean"
-                else AttentionAggregator(dim, kinds, heads)
+                MeanAggregator(dim, kinds) if aggregator == "mean" else AttentionAggregator(dim, kinds, heads)
             )
             self.layers.append(SageLayer(dim, out_dim if last else dim, kinds, degrees, mix, last))
 

@@ -1,0 +1,107 @@
+"""What moves the encoder: AdamW for the dense part, row-wise Adagrad for the id table, one step for both."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from memberwise.graph.config import GraphTrainingConfig
+from memberwise.graph.model import GraphModel
+from memberwise.graph.parallel import Team
+from memberwise.nn.sparse import RowwiseAdagrad
+
+
+class GraphOptimizer:
+    """Sums gradients over batches and processes, then moves.
+
+    Gradients of `accumulate` batches are added on each process before the processes exchange anything: the
+    weights of the processes never differ, and the exchange costs a fraction. A batch grows that many times,
+    so the rate grows with its square root.
+
+    Parameters
+    ----------
+    model
+        The encoder.
+    config
+        Rates, warm-up, clipping, accumulation.
+    total_steps
+        Updates of the whole training.
+    team
+        The processes.
+
+    References
+    ----------
+    LiGNN (Borisyuk et al., 2024), section 6.1: local gradient aggregation, 35 % less time.
+    """
+
+    def __init__(self, model: GraphModel, config: GraphTrainingConfig, total_steps: int, team: Team) -> None:
+        self.config, self.total_steps, self.team = config, max(1, total_steps), team
+        self.parameters: list[nn.Parameter] = [p for p in model.parameters() if p.requires_grad]
+        fused = self.parameters[0].device.type in ("cpu", "cuda")
+        self.dense = torch.optim.AdamW(
+            self.parameters, lr=config.lr, weight_decay=config.weight_decay, fused=fused
+        )
+        self.sparse = RowwiseAdagrad(model.sparse_tables, config.embedding_lr, config.embedding_decay)
+        self.gathered = 0
+        batches = config.accumulate * team.size
+        self._scale = math.sqrt(batches) if config.optimizer_scaling == "sqrt" else 1.0
+
+    def add(self, loss: Tensor) -> None:
+        """Add the gradient of one batch."""
+        (loss / (self.config.accumulate * self.team.size)).backward()
+        self.gathered += 1
+
+    @property
+    def ready(self) -> bool:
+        """Whether enough batches have been added."""
+        return self.gathered >= self.config.accumulate
+
+    def step(self, step: int) -> None:
+        """Move, and begin anew."""
+        self.team.sum_gradients(self.parameters, self.sparse.tables)
+        factor = self._factor(step)
+        for group in self.dense.param_groups:
+            group["lr"] = self.config.lr * factor * self._scale
+        self.sparse.lr = self.config.embedding_lr * factor
+        grads = [p.grad for p in self.parameters if p.grad is not None]
+        squares = torch.stack(torch._foreach_norm(grads)).square().sum()
+        total = float((squares + self.sparse.squared_norm()).sqrt())
+        scale = min(1.0, self.config.clip_norm / (total + 1e-6))
+        if scale < 1.0:
+            torch._foreach_mul_(grads, scale)
+        self.dense.step()
+        self.sparse.step(scale)
+        self.dense.zero_grad(set_to_none=True)
+        self.gathered = 0
+
+    def _factor(self, step: int) -> float:
+        """Linear warm-up, then a linear way down to a tenth."""
+        first = max(1, round(self.config.warmup * self.total_steps))
+        if step < first:
+            return (step + 1) / first
+        return 1.0 - 0.9 * min(1.0, (step - first) / max(1, self.total_steps - first))
+
+    # -- state, for exact resume ------------------------------------------------------------------
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All state by name."""
+        out: dict[str, Tensor] = {}
+        for i, p in enumerate(self.parameters):
+            for key, value in self.dense.state.get(p, {}).items():
+                out[f"dense.{i}.{key}"] = value
+        for i, state in enumerate(self.sparse.state):
+            out |= {f"sparse.{i}.{key}": value for key, value in state.items()}
+        return out
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """The inverse of `tensors`."""
+        for i, p in enumerate(self.parameters):
+            prefix = f"dense.{i}."
+            found = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+            if found:
+                self.dense.state[p] = found
+        for i, state in enumerate(self.sparse.state):
+            for key in state:
+                state[key].copy_(tensors[f"sparse.{i}.{key}"])

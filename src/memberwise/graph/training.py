@@ -1,0 +1,347 @@
+"""Training of the encoder: adaptive neighbours, shared queries, early stopping, and exact resume.
+
+A run folder holds
+
+- ``log.jsonl``: one record per evaluation;
+- ``checkpoint.safetensors``: model, optimisers, schedule, position, random state (from time to time);
+- ``best.safetensors``: the weights with the best metric so far.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from memberwise.errors import ConfigError, DataError
+from memberwise.graph.config import GraphTrainingConfig
+from memberwise.graph.evaluation import ColdNodes, link_auc
+from memberwise.graph.feed import BatchRequest, LinkFeed
+from memberwise.graph.link_batch import LinkBatch
+from memberwise.graph.linking import link_loss
+from memberwise.graph.model import GraphModel
+from memberwise.graph.optimizer import GraphOptimizer
+from memberwise.graph.parallel import Team
+from memberwise.graph.precision import autocast
+from memberwise.graph.schedule import FanOutSchedule
+from memberwise.graph.supply import ahead
+from memberwise.nn.checkpoint import load_tensors, save_tensors
+
+Arrays = dict[str, npt.NDArray[Any]]
+Supply = Callable[[Sequence[BatchRequest]], Iterator[Arrays]]
+"""Answers requests in their order, perhaps ahead of time."""
+
+
+class Watcher(Protocol):
+    """Sees a training go by: a progress bar."""
+
+    def record(self, record: Mapping[str, Any]) -> None:
+        """One record of the log."""
+
+    def progress(self, step: int, steps: int, rows: int) -> None:
+        """After every batch."""
+
+
+@dataclass
+class Position:
+    """Where a training stands."""
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    seen: int = 0
+    best: float | None = None
+    best_step: int = 0
+    since_best: int = 0
+    finished: bool = False
+    cpu_seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)
+    """Of the batches since the last evaluation."""
+
+
+class GraphTrainer:
+    """Trains an encoder to predict the edges of a feed.
+
+    Parameters
+    ----------
+    model
+        The encoder; on return it holds the best weights.
+    train, valid
+        Feeds over one graph: `valid` holds later records, whose queries may see all that is before them.
+    config
+        How to train.
+    fan_out : int
+        Neighbours a node and edge type, in the end and in validation.
+    cold
+        Nodes whose metrics are reported apart.
+    run : Path
+        Folder for the log and the checkpoints.
+    seed
+        Of shuffling, sampling and dropout.
+    identity
+        Names the data; a checkpoint made from other data is refused.
+    watchers
+        Progress bar, ...
+    supply
+        Where batches come from; default: threads that work ahead.
+    team
+        Processes that train together; default: those of `torch.distributed`.
+    """
+
+    def __init__(
+        self,
+        model: GraphModel,
+        train: LinkFeed,
+        valid: LinkFeed,
+        config: GraphTrainingConfig,
+        fan_out: int,
+        cold: ColdNodes,
+        run: Path,
+        seed: int = 0,
+        identity: str = "",
+        watchers: Sequence[Watcher] = (),
+        supply: Supply | None = None,
+        team: Team | None = None,
+    ) -> None:
+        self.device = choose_device(config.device)
+        self.model, self.feed, self.valid = model.to(self.device), train, valid
+        self.config, self.fan_out, self.cold = config, fan_out, cold
+        self.run, self.seed, self.identity, self.watchers = run, seed, identity, list(watchers)
+        self.team = team or Team.current()
+        self.supply: Supply = supply or (lambda requests: ahead(train.batch, requests, config.workers))
+        if not train.batches or not valid.batches:
+            raise DataError(
+                "there are too few edges to learn from, or none to validate on",
+                where="graph",
+                fix="give a longer log, or a smaller training.batch_size",
+            )
+        self.mine = len(range(self.team.rank, train.batches, self.team.size))
+        self.mine = train.batches // self.team.size or self.mine
+        self.epochs = config.epochs + config.mlp_init
+        self.total_batches = self.epochs * self.mine
+        steps = self.total_batches * config.gradient_steps // config.accumulate
+        self.optimizer = GraphOptimizer(model, config, steps, self.team)
+        self.schedule = FanOutSchedule(config.adaptive, fan_out)
+        self.evaluate_every = max(1, -(-self.mine // config.evaluations_per_epoch))
+        wanted = -(-config.evaluation_events // valid.batch_size)
+        spread = np.linspace(0, valid.batches - 1, min(wanted, valid.batches)).astype(int)
+        self.evaluated = sorted({int(i) for i in spread})
+        self.at = Position()
+        self.records: list[dict[str, Any]] = []
+        self._started = self._last_checkpoint = 0.0
+
+    # -- the loop ---------------------------------------------------------------------------------
+
+    def fit(self, resume: bool = False) -> Position:
+        """Train until the epochs are over or validation stops getting better, then restore the best weights.
+
+        Parameters
+        ----------
+        resume
+            Go on from the last checkpoint, if there is one. The result is the same as without a stop.
+        """
+        self.run.mkdir(parents=True, exist_ok=True)
+        if resume and self._checkpoint.exists():
+            self._load()
+        else:
+            self.team.start_alike(self.model)
+            if self.team.rank == 0:
+                for old in (self._checkpoint, self._best, self.run / "log.jsonl"):
+                    old.unlink(missing_ok=True)
+            torch.manual_seed(self.seed + self.team.rank)
+        self._started = time.process_time() - self.at.cpu_seconds
+        self._last_checkpoint = time.monotonic()
+        while not self.at.finished:
+            self._stretch()
+        if self.team.rank == 0:
+            self._save()
+        self._restore_best()
+        return self.at
+
+    def _stretch(self) -> None:
+        """Batches up to the next evaluation, which is where the fan-out may change."""
+        end = min((self.at.batch // self.evaluate_every + 1) * self.evaluate_every, self.mine)
+        self.model.train()
+        for arrays in self.supply(self._requests(self.at.batch, end)):
+            self._train_on(arrays)
+            if self.at.batch < end:  # behind the last one stands an evaluation
+                self._maybe_save()
+        if self.at.epoch >= self.config.mlp_init:
+            self._evaluate()
+        if self.at.batch >= self.mine:
+            self.at.epoch, self.at.batch = self.at.epoch + 1, 0
+            self.at.finished = self.at.finished or self.at.epoch >= self.epochs
+        self._maybe_save()
+
+    def _requests(self, first: int, end: int) -> list[BatchRequest]:
+        """What this process asks for next; a function of the seed and of the position alone."""
+        seed, order_seed = np.random.SeedSequence((self.seed, self.at.epoch)).generate_state(2)
+        order = np.random.default_rng(int(order_seed)).permutation(self.feed.batches)
+        mine = order[self.team.rank :: self.team.size][: self.mine]
+        fan_out = 0 if self.at.epoch < self.config.mlp_init else self.schedule.now
+        return [BatchRequest(int(i), fan_out, self.config.group_size, int(seed)) for i in mine[first:end]]
+
+    def _train_on(self, arrays: Arrays) -> None:
+        batch = LinkBatch.from_arrays(arrays, self.feed.queries.table.numbers.types).to(self.device)
+        slices = self.config.gradient_steps
+        for part in range(slices):
+            rows = None if slices == 1 else batch.place % slices == part
+            if rows is not None and not bool(rows.any()) and self.team.size == 1:
+                continue
+            with autocast(self.device, self.config.mixed_precision == "auto"):
+                loss = link_loss(self.model, batch, self.config, rows)
+            value = float(loss.detach())
+            if not np.isfinite(value):
+                raise DataError(
+                    f"the loss became {value} in batch {self.at.seen}",
+                    where="training of the graph",
+                    fix="lower graph.training.lr, or lengthen graph.training.warmup",
+                )
+            self.at.losses.append(value)
+            self.optimizer.add(loss)
+            if self.optimizer.ready:
+                self.optimizer.step(self.at.step)
+                self.at.step += 1
+        self.at.batch += 1
+        self.at.seen += 1
+        for watcher in self.watchers:
+            watcher.progress(self.at.seen, self.total_batches, len(batch))
+
+    def _evaluate(self) -> None:
+        values = link_auc(
+            self.model, self.valid, self.evaluated, self.fan_out, self.cold, self.seed, self.team
+        )
+        metric = values["auc"]
+        if np.isnan(metric):
+            raise DataError(
+                "no negatives to validate with",
+                where="graph.training.negatives",
+                fix="draw some: negatives: 256",
+            )
+        better = self.at.best is None or metric > self.at.best
+        used = self.schedule.now
+        grown = self.schedule.observe(metric)
+        if better:
+            self.at.best, self.at.best_step, self.at.since_best = metric, self.at.step, 0
+            if self.team.rank == 0:
+                save_tensors(self._best, self.model.state_dict(), {"step": self.at.step, **values})
+        elif not grown:  # with more neighbours it gets another chance
+            self.at.since_best += 1
+        self.at.finished = self.at.since_best >= self.config.patience
+        self._record(best=better, fan_out=used, **values)
+
+    def _record(self, **values: Any) -> None:
+        self.at.cpu_seconds = time.process_time() - self._started
+        loss = float(np.mean(self.at.losses)) if self.at.losses else None
+        self.at.losses = []
+        record = {
+            "split": "valid",
+            "step": self.at.step,
+            "epoch": self.at.epoch,
+            "cpu_seconds": round(self.at.cpu_seconds, 3),
+            "train_loss": loss,
+            **{k: None if isinstance(v, float) and np.isnan(v) else v for k, v in values.items()},
+        }
+        self.records.append(record)
+        if self.team.rank:
+            return
+        with (self.run / "log.jsonl").open("a") as f:
+            f.write(json.dumps(record) + "\n")
+        for watcher in self.watchers:
+            watcher.record(record)
+
+    # -- checkpoints ------------------------------------------------------------------------------
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self.run / "checkpoint.safetensors"
+
+    @property
+    def _best(self) -> Path:
+        return self.run / "best.safetensors"
+
+    def _restore_best(self) -> None:
+        if self.team.size > 1:
+            torch.distributed.barrier()
+        self.model.load_state_dict(load_tensors(self._best)[0])
+
+    def _maybe_save(self) -> None:
+        due = time.monotonic() - self._last_checkpoint >= self.config.checkpoint_seconds
+        # Half-gathered gradients are no part of a checkpoint.
+        if due and self.team.size == 1 and not self.optimizer.gathered:
+            self._save()
+            self._last_checkpoint = time.monotonic()
+
+    def _save(self) -> None:
+        self.at.cpu_seconds = time.process_time() - self._started
+        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        tensors |= {f"optimizer.{k}": v for k, v in self.optimizer.tensors().items()}
+        tensors["random"] = torch.get_rng_state()
+        state = {
+            "position": asdict(self.at),
+            "schedule": self.schedule.state(),
+            "sparse_steps": self.optimizer.sparse.steps,
+            "records": len(self.records),
+            **self._fixed(),
+        }
+        save_tensors(self._checkpoint, tensors, state)
+
+    def _fixed(self) -> dict[str, Any]:
+        """What must not change between a stop and its resume."""
+        return {
+            "training settings": self.config.model_dump(mode="json", exclude={"workers"}),
+            "encoder settings": self.model.config.model_dump(mode="json"),
+            "fan-out": self.fan_out,
+            "seed": self.seed,
+            "data": self.identity,
+        }
+
+    def _load(self) -> None:
+        tensors, state = load_tensors(self._checkpoint)
+        for key, value in self._fixed().items():
+            if state.get(key) != value:
+                raise ConfigError(
+                    f"the checkpoint was made with other {key}",
+                    where=str(self._checkpoint),
+                    fix="run without --resume, or restore what was changed",
+                )
+        self.at = Position(**state["position"])
+        self.schedule.load(state["schedule"])
+        self.model.load_state_dict(_below(tensors, "model."))
+        self.optimizer.load(_below(tensors, "optimizer."))
+        self.optimizer.sparse.steps = state["sparse_steps"]
+        torch.set_rng_state(tensors["random"])
+        log = self.run / "log.jsonl"
+        lines = log.read_text().splitlines()[: state["records"]] if log.exists() else []
+        self.records = [json.loads(line) for line in lines]
+        log.write_text("".join(line + "\n" for line in lines))  # what came after the checkpoint comes again
+
+
+def _below(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a name; ``auto`` takes a GPU if there is one.
+
+    Raises
+    ------
+    ConfigError
+        If the device is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"{name!r} is not a device of this machine", where="graph.training.device", fix="use auto or cpu"
+        ) from error
+    return torch.device(name)
