@@ -15,6 +15,8 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from memberwise.errors import ConfigError
 from memberwise.ranking.config import RankerConfig, TrainingConfig
+from memberwise.ranking.effects import EffectsConfig
+from memberwise.ranking.incremental import IncrementalConfig
 from memberwise.schema import Schema
 
 
@@ -34,6 +36,12 @@ class ProjectConfig(Schema):
 
     ranker: RankerConfig = Field(RankerConfig(), description="What the ranker is made of.")
     training: TrainingConfig = Field(TrainingConfig(), description="How it is trained.")
+    effects: EffectsConfig | None = Field(
+        None, description="Member and item effects that learn with every update; {} for the defaults."
+    )
+    incremental: IncrementalConfig | None = Field(
+        None, description="Let updates train the ranker; {} for the defaults."
+    )
     output: str = Field("runs", description="Directory for runs and bundles, relative to the project file.")
 
     @model_validator(mode="before")

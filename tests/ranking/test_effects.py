@@ -66,7 +66,7 @@ def test_updates_in_pieces_come_near_one_fit_of_all() -> None:
     for k in range(6):
         part = slice(1000 * k, 1000 * (k + 1))
         pieces = pieces.updated({n: a[part] for n, a in rows.items()}, z[part], str(k))
-    whole = blank.refitted(rows, z)
+    whole = blank.refitted(rows, z, "all")
     gap = pieces.adjusted(rows, z) - whole.adjusted(rows, z)
     assert np.sqrt(np.mean(gap**2)) < 0.1  # blocks do not know of each other's uncertainty
     assert np.std(whole.adjusted(rows, z) - z) > 0.5
@@ -82,7 +82,7 @@ def test_an_id_never_seen_has_no_effect_and_one_event_later_it_has() -> None:
     newer = effects.updated(new, z[:1], "b")
     assert (newer.adjusted(new, z[:1]) > z[:1] + 0.1).all()
     np.testing.assert_allclose(effects.adjusted(new, z[:1]), z[:1], atol=1e-4)  # the older stays
-    gone = newer.forgotten("item", 7)
+    gone = newer.forgotten("item", [7])
     np.testing.assert_allclose(gone.adjusted(new, z[:1]), z[:1], atol=1e-4)
 
 
@@ -92,7 +92,7 @@ def test_keys_count_once() -> None:
     with pytest.raises(DataError, match="absorbed before"):
         effects.updated(rows, z, "a")
     with pytest.raises(DataError, match="absorbed before"):
-        effects.refitted(rows, z).updated(rows, z, "a")
+        effects.refitted(rows, z, "b").updated(rows, z, "a")
 
 
 def test_one_class_and_no_rows_are_no_trouble() -> None:

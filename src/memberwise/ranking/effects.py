@@ -29,6 +29,8 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 F64 = npt.NDArray[np.float64]
 Variances = dict[str, dict[str, float]]
 """By task, then by entity."""
+KEYS_KEPT = 1000
+"""Keys of updates that are remembered; older events are refused by their time."""
 _FEWEST = 100
 """Rows of each class from which prior variances can be learned."""
 
@@ -42,9 +44,6 @@ class EffectsConfig(Model):
     forgetting: float = Field(1.0, gt=0, le=1, description="What an update leaves of earlier evidence.")
     level_precision: float = Field(
         250.0, gt=0, description="How firmly the ranker's own level and slope are trusted against new rows."
-    )
-    refit_rows: int = Field(
-        20_000, ge=0, description="Latest rows kept, to fit the effects anew when the ranker has changed."
     )
 
 
@@ -131,8 +130,7 @@ class Effects:
         DataError
             If rows of this name were absorbed before.
         """
-        if key in self.applied:
-            raise DataError(f"the rows {key} were absorbed before; each counts once", where="effects")
+        self._check(key)
         models = dict(self.models)
         for task, t in self._own():
             part = _Part.of(rows, logits, t)
@@ -143,25 +141,38 @@ class Effects:
                 part.x, part.y, [0, 1], part.weights, groups=part.ids, offset=part.offset
             )  # fmt: skip
             models[task] = model
-        return replace(self, models=models, applied=(*self.applied, key))
+        return replace(self, models=models, applied=self._with(key))
 
-    def refitted(self, rows: Arrays, logits: F64) -> Effects:
+    def refitted(self, rows: Arrays, logits: F64, key: str) -> Effects:
         """Start again from the prior with these rows: what a new ranker needs, whose errors are others.
 
-        The keys of what was absorbed stay.
+        Parameters
+        ----------
+        rows, logits
+            The latest rows, with the logits of the new ranker.
+        key
+            Names those of them that are new; the keys of what was absorbed before stay.
         """
-        fresh = replace(self, models={}, applied=())
-        if len(logits):
-            fresh = fresh.updated(rows, logits, "refit")
-        return replace(fresh, applied=self.applied)
+        self._check(key)
+        fresh = replace(self, models={}, applied=()).updated(rows, logits, key)
+        return replace(fresh, applied=self._with(key))
 
-    def forgotten(self, entity: str, hashed: int) -> Effects:
-        """Without one member or item."""
+    def forgotten(self, entity: str, hashes: Sequence[int]) -> Effects:
+        """Without some members or items."""
+        if entity not in self.config.by:
+            return self
         models = {task: copy.deepcopy(model) for task, model in self.models.items()}
-        if entity in self.config.by:
-            for model in models.values():
+        for model in models.values():
+            for hashed in hashes:
                 model.forget(entity, str(hashed))
         return replace(self, models=models)
+
+    def _check(self, key: str) -> None:
+        if key in self.applied:
+            raise DataError(f"the rows {key} were absorbed before; each counts once", where="effects")
+
+    def _with(self, key: str) -> tuple[str, ...]:
+        return (*self.applied, key)[-KEYS_KEPT:]
 
     def _own(self) -> list[tuple[str, int]]:
         """The tasks that have effects, with their columns."""

@@ -34,6 +34,8 @@ from memberwise.schema import Model
 
 F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
+KEYS_KEPT = 1000
+"""Keys of increments that are remembered; older events are refused by their time."""
 _FISHER_BATCH = 256
 _EPS = 1e-8
 _LATE = 10_000.0
@@ -43,8 +45,14 @@ _LATE = 10_000.0
 class IncrementalConfig(Model):
     """How the ranker learns from new rows between two cold starts."""
 
+    every: int = Field(
+        5, ge=1, description="Updates between two increments; their rows are learned together."
+    )
+    recent_rows: int = Field(
+        20_000, ge=0, description="Latest rows kept, to settle effects and last layer on a changed ranker."
+    )
     cold_weight: float = Field(
-        0.1, ge=0, le=1, description="Share of the cold start (against the last increment) in the anchor."
+        0.0, ge=0, le=1, description="Share of the cold start (against the last increment) in the anchor."
     )
     penalty: float = Field(1.0, ge=0, description="Weight of the penalty; 1 is that of a posterior.")
     forgetting: float = Field(
@@ -53,8 +61,8 @@ class IncrementalConfig(Model):
     floor: float = Field(1.0, ge=0, description="Information that forgetting never goes below.")
     epochs: int = Field(1, ge=1, description="Passes over the new rows.")
     batch_size: int = Field(256, ge=1)
-    lr: float = Field(3e-4, gt=0, description="Of the dense part.")
-    embedding_lr: float = Field(0.01, gt=0)
+    lr: float = Field(1e-3, gt=0, description="Of the dense part.")
+    embedding_lr: float = Field(0.03, gt=0)
     fisher_rows: int = Field(2048, ge=1, description="Rows of an increment whose information is computed.")
     cold_fisher_rows: int = Field(16_384, ge=1, description="The same, of the cold start.")
 
@@ -182,7 +190,11 @@ def increment(
     kept = config.forgetting
     last = _forgotten(memory.last, kept, config.floor).plus(found)
     return newer, Memory(
-        memory.cold_weights, memory.cold, last, kept * memory.rows + rows.rows, (*memory.applied, key)
+        memory.cold_weights,
+        memory.cold,
+        last,
+        kept * memory.rows + rows.rows,
+        (*memory.applied, key)[-KEYS_KEPT:],
     )
 
 

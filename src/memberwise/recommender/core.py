@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,8 +31,9 @@ from memberwise.ranking.ranker import Ranker
 from memberwise.ranking.trainer import Watcher
 from memberwise.recommender import request, storing
 from memberwise.recommender.evaluating import OURS, context, predictions
-from memberwise.recommender.fitting import fit_parts, loader, prepared_rows, train
-from memberwise.recommender.increment import joined, see, see_and_score
+from memberwise.recommender.fitting import fit_parts, prepared_rows, train
+from memberwise.recommender.increment import Observed, joined, learn_parts, see_and_score
+from memberwise.recommender.loading import loader
 from memberwise.recommender.parts import Fitting, Part, Setting
 from memberwise.recommender.seen import Seen
 from memberwise.report import Report
@@ -379,14 +381,25 @@ class Recommender:
     # -- move forward -----------------------------------------------------------------------------
 
     def update(self, events: Source) -> Recommender:
-        """A new version that knows further events; the ranker's weights stay.
+        """A new version that knows further events.
 
-        Aggregates and histories move forward, and so does every part.
+        Aggregates and histories move forward, and so does every part; the ranker learns too where the
+        project has a section ``incremental``.
 
         Raises
         ------
         DataError
             If an event is older than what this version has seen: each event counts once, in time order.
+        """
+        return self.learn(self.observe(events))
+
+    def observe(self, events: Source) -> Observed:
+        """Check and score new events, each row as this version would have seen it, without learning.
+
+        Raises
+        ------
+        DataError
+            As `update`.
         """
         with TemporaryDirectory() as work:
             sampler = self._sampler()
@@ -398,34 +411,42 @@ class Recommender:
                     fix="give only events that are newer: each counts once",
                 )
             pipeline = self.pipeline.copy()
-            parts = self._update_parts(log, pipeline)
+            return Observed(see_and_score(log, pipeline, self.ranker), pipeline, sampler)
+
+    def learn(
+        self, observed: Observed, *, without: Collection[str] = (), train: bool | None = None
+    ) -> Recommender:
+        """The version after what this one has observed.
+
+        Parameters
+        ----------
+        observed
+            From `observe` of this version.
+        without
+            Parts that stay as they are, by name.
+        train
+            Whether the ranker learns; None leaves it to the settings of ``incremental``.
+        """
+        increment = replace(observed.increment, train=train)
+        setting = Setting(self.project, observed.pipeline, self.ranker)
+        learning = {name: part for name, part in self.parts.items() if name not in without}
+        found, ranker = learn_parts(learning, increment, setting)
+        for part in found.values():
+            for feature, vectors in part.vectors().items():
+                observed.pipeline.attach(feature, vectors)
         newer = Recommender(
             self.project,
-            self.ranker,
-            pipeline,
+            ranker,
+            observed.pipeline,
             self.seen,
-            sampler,
+            observed.negatives,
             self.summary,
             self.log,
             self.fit_seconds,
-            parts,
+            {**self.parts, **found},
         )
         newer.version = self.version
         return newer
-
-    def _update_parts(self, log: EventLog, pipeline: FeaturePipeline) -> dict[str, Part]:
-        """Move the features forward, and let every part learn from the same rows."""
-        if not self.parts:
-            see(log, pipeline)
-            return {}
-        increment = see_and_score(log, pipeline, self.ranker)
-        setting = Setting(self.project, pipeline, self.ranker)
-        parts = {}
-        for name, part in self.parts.items():
-            parts[name] = part.update(increment, setting)
-            for feature, vectors in parts[name].vectors().items():
-                pipeline.attach(feature, vectors)
-        return parts
 
 
 def _when(us: int) -> str:

@@ -12,7 +12,6 @@ import numpy as np
 from memberwise.data.arrays import load_arrays, save_arrays
 from memberwise.data.events import Rejects
 from memberwise.data.frame import load_entity_tables
-from memberwise.data.loader import Loader
 from memberwise.data.negatives import NegativeSampler
 from memberwise.data.packed import PackedRows
 from memberwise.data.pipeline import FeaturePipeline
@@ -21,6 +20,7 @@ from memberwise.errors import MemberwiseError
 from memberwise.project import Project
 from memberwise.ranking.ranker import Ranker
 from memberwise.ranking.trainer import Trainer, Watcher
+from memberwise.recommender.loading import loader
 from memberwise.recommender.parts import PARTS, Fitting
 
 _STATE, _SUMMARY = "pipeline.safetensors", "prepared.json"
@@ -76,21 +76,6 @@ def new_ranker(project: Project, pipeline: FeaturePipeline) -> Ranker:
     rows = {name: v.rows for name, v in pipeline.vocabularies.items()}
     dims = {name: v.dim for name, v in pipeline.vectors.items()}
     return Ranker(pipeline.layout, rows, dims, project.config.ranker, seed=project.config.seed)
-
-
-def loader(
-    prepared: Prepared, split: str, batch_size: int, *, seed: int = 0, shuffle: bool = False
-) -> Loader:
-    """Batches of one split."""
-    gather = prepared.pipeline.gather_vectors if prepared.pipeline.vectors else None
-    return Loader(
-        prepared.packed.rows(split),
-        prepared.pipeline.layout,
-        batch_size,
-        seed,
-        shuffle=shuffle,
-        gather_vectors=gather,
-    )
 
 
 def fit_parts(fitting: Fitting, stage: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,21 +12,50 @@ import numpy.typing as npt
 import polars as pl
 
 from memberwise.data.log import EventLog
+from memberwise.data.negatives import NegativeSampler
 from memberwise.data.pipeline import FeaturePipeline
 from memberwise.ranking.predict import predict_logits
 from memberwise.ranking.ranker import Ranker
-from memberwise.recommender.parts import Increment
+from memberwise.recommender.parts import Increment, Part, Setting
 
 
-def see(log: EventLog, pipeline: FeaturePipeline) -> None:
-    """Move aggregates and histories forward over new events."""
-    for chunk in log.chunks():
-        pipeline.absorb(chunk)
-        pipeline.settle()
+@dataclass(frozen=True)
+class Observed:
+    """New events, checked and scored, from which the next version can learn.
+
+    Attributes
+    ----------
+    increment
+        The rows.
+    pipeline, negatives
+        Features and negatives after the events.
+    """
+
+    increment: Increment
+    pipeline: FeaturePipeline
+    negatives: NegativeSampler | None
+
+
+def learn_parts(
+    parts: Mapping[str, Part], increment: Increment, setting: Setting
+) -> tuple[dict[str, Part], Ranker]:
+    """Let every part learn from the same rows, in their order; returns them and the ranker of the outcome.
+
+    A ranker that changes on the way is the one that later parts settle on.
+    """
+    found: dict[str, Part] = {}
+    for name, part in parts.items():
+        found[name] = part.update(increment, setting)
+        if (new := found[name].retrained()) is not None:
+            increment, setting = replace(increment, retrained=new), replace(setting, ranker=new.ranker)
+    return found, setting.ranker
 
 
 def see_and_score(log: EventLog, pipeline: FeaturePipeline, ranker: Ranker) -> Increment:
-    """The same, and keep every row as it was known when it happened. The increment is held in memory."""
+    """Move features forward over new events, and keep every row as it was known when it happened.
+
+    The increment is held in memory.
+    """
     events: list[pl.DataFrame] = []
     parts: list[Mapping[str, npt.NDArray[Any]]] = []
     logits: list[npt.NDArray[np.float32]] = []

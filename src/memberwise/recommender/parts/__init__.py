@@ -3,9 +3,11 @@
 A new part is one file here whose class has the name of its section in the project file, and one entry below.
 """
 
-from memberwise.recommender.parts.base import Fitting, Increment, Part, Setting
+from memberwise.recommender.parts.base import Fitting, Increment, Part, Retrained, Setting
+from memberwise.recommender.parts.effects import EffectsPart
+from memberwise.recommender.parts.incremental import IncrementalPart
 
-PARTS: tuple[type[Part], ...] = ()
+PARTS: tuple[type[Part], ...] = (IncrementalPart, EffectsPart)
 """In the order in which they are fitted, asked and updated."""
 
-__all__ = ["PARTS", "Fitting", "Increment", "Part", "Setting"]
+__all__ = ["PARTS", "Fitting", "Increment", "Part", "Retrained", "Setting"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -64,6 +64,25 @@ class Setting:
 
 
 @dataclass(frozen=True)
+class Retrained:
+    """A ranker that has learned from new events within an update, and rows to settle on it anew.
+
+    Attributes
+    ----------
+    ranker
+        With new weights.
+    arrays
+        The latest rows, those of the update included, as `Increment.arrays`.
+    logits : ndarray of float32, shape [n, T]
+        Of the new ranker on these rows.
+    """
+
+    ranker: Ranker
+    arrays: Arrays
+    logits: Logits
+
+
+@dataclass(frozen=True)
 class Increment:
     """New events, each row as the version before saw it at that moment.
 
@@ -78,15 +97,30 @@ class Increment:
         (`FeaturePipeline.encode`), normalised, vectors gathered.
     logits : ndarray of float32, shape [n, T]
         Of the ranker before this update, without the parts.
+    train
+        Whether the ranker is to learn; None leaves it to the settings.
+    retrained
+        Set as soon as the ranker has changed within this update: what was found on top of the old one does
+        not fit the new one, and is found again on these rows.
     """
 
     key: str
     events: pl.DataFrame
     arrays: Arrays
     logits: Logits
+    train: bool | None = None
+    retrained: Retrained | None = None
 
     def __len__(self) -> int:
         return len(self.events)
+
+    def rows(self, first: int, last: int) -> Increment:
+        """Some of the rows, under a key of their own."""
+        arrays = {k: a[first:last] for k, a in self.arrays.items()}
+        key = f"{self.key}[{first}:{last}]"
+        return replace(
+            self, key=key, events=self.events[first:last], arrays=arrays, logits=self.logits[first:last]
+        )
 
 
 class Part(ABC):
@@ -126,6 +160,10 @@ class Part(ABC):
     @abstractmethod
     def update(self, increment: Increment, setting: Setting) -> Self:
         """With what new events say; `setting` is the version that the new one will be, without its parts."""
+
+    def retrained(self) -> Retrained | None:
+        """The ranker that the last `update` made, if it made one."""
+        return None
 
     @abstractmethod
     def forget(self, members: U64) -> Self:
