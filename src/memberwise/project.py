@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from memberwise.errors import ConfigError
 from memberwise.ranking.config import RankerConfig, TrainingConfig
 from memberwise.ranking.effects import EffectsConfig
+from memberwise.ranking.exploration import ExplorationConfig
 from memberwise.ranking.incremental import IncrementalConfig
 from memberwise.schema import Schema
 
@@ -41,6 +42,9 @@ class ProjectConfig(Schema):
     )
     incremental: IncrementalConfig | None = Field(
         None, description="Let updates train the ranker; {} for the defaults."
+    )
+    exploration: ExplorationConfig | None = Field(
+        None, description="A posterior over the last layer, to explore with; {} for the defaults."
     )
     output: str = Field("runs", description="Directory for runs and bundles, relative to the project file.")
 

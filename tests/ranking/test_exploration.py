@@ -59,7 +59,7 @@ def test_an_update_is_the_map_of_logistic_regression_with_an_offset():
     batch = rows(800, 0, w=np.array([1.0, -1.0, 0.5, 0.0]))
     batch = batch._replace(offset=np.zeros_like(batch.offset))
     head = prior_head(2.0).update(batch, 1)
-    z = np.column_stack([batch.hidden[:, 0], np.ones(800)])
+    z = np.column_stack([batch.z[:, 0], np.ones(800)])
     oracle = LogisticRegression(C=0.5, fit_intercept=False, tol=1e-10).fit(z, batch.labels[:, 0])
     np.testing.assert_allclose(head.posteriors[0].mean, oracle.coef_[0], atol=1e-5)
     p = oracle.predict_proba(z)[:, 1]
@@ -101,7 +101,7 @@ def test_an_item_hardly_shown_is_uncertain_and_a_silent_one_becomes_so_again():
     batch = rows(2_000, 1, own=np.linspace(-1, 1, 10))
     batch = batch._replace(items=np.where(batch.items == 9, np.uint64(8), batch.items))
     head = prior_head(1.0, item_precision=2.0, half_life="1d").update(batch, DAY)
-    known, new = head.spread(batch.hidden[:2], np.array([3, 9], np.uint64), batch.offset[:2]).own[:, 0]
+    known, new = head.spread(batch.z[:2], np.array([3, 9], np.uint64), batch.offset[:2]).own[:, 0]
     assert new == pytest.approx(1 / np.sqrt(2.0))
     assert known < 0.3
     late, late_precision = head.items.read(np.array([3], np.uint64), 41 * DAY)
@@ -205,7 +205,7 @@ def test_a_layer_that_stays_right_is_trusted_and_one_that_moved_is_not():
 
 def test_after_a_retraining_means_are_zero_and_less_is_certain():
     head = prior_head(1.0, item_precision=1.0).update(rows(500, 12, w=np.ones(4)), 1, key="a")
-    after = head.retrained(0.5)
+    after = head.retrained(2, 0.5)
     assert not after.posteriors[0].mean.any()
     assert not after.items.mean.any()
     assert (after.posteriors[0].variances() > head.posteriors[0].variances()).all()
@@ -216,8 +216,7 @@ def test_principal_directions_hold_the_variance_and_all_of_them_lose_nothing():
     rng = np.random.default_rng(13)
     hidden = (rng.normal(size=(500, 1, 3)) @ rng.normal(size=(3, 8)) + 2.0).astype(np.float32)
     three = principal_directions([hidden[:200], hidden[200:]], rank=3)
-    z = three(hidden, 0)
-    back = z[:, :-1] @ three.basis[0].T + three.centre[0]
+    back = three(hidden)[:, 0] @ three.basis[0].T + three.centre[0]
     np.testing.assert_allclose(back, hidden[:, 0], atol=1e-4)
     everything = principal_directions([hidden], rank=None)
     assert everything.basis.shape == (1, 8, 8)
@@ -228,14 +227,14 @@ def test_principal_directions_hold_the_variance_and_all_of_them_lose_nothing():
 def test_draws_have_the_covariance_and_share_one_layer():
     head = prior_head(1.0, item_precision=4.0).update(rows(300, 14), 1)
     batch = rows(7, 15)
-    spread = head.spread(batch.hidden, batch.items, batch.offset)
+    spread = head.spread(batch.z, batch.items, batch.offset)
     drawn = spread.draw(40_000, np.array([2.0]), np.random.default_rng(0))[:, :, 0]
     np.testing.assert_allclose(drawn.mean(0), spread.mean[:, 0], atol=0.03)
     np.testing.assert_allclose(np.cov(drawn.T), 4.0 * spread.covariance(0), atol=0.06)
     np.testing.assert_allclose(spread.deviation()[:, 0] ** 2, np.diag(spread.covariance(0)))
-    shift = head.shift(batch.hidden, batch.items)
+    shift = head.shift(batch.z, batch.items)
     np.testing.assert_allclose(batch.offset + shift, spread.mean, atol=1e-6)
-    layer = prior_head(1.0).spread(np.repeat(batch.hidden[:1], 3, 0), batch.items[:3], batch.offset[:3])
+    layer = prior_head(1.0).spread(np.repeat(batch.z[:1], 3, 0), batch.items[:3], batch.offset[:3])
     noise = layer.draw(5, np.ones(1), np.random.default_rng(0))[:, :, 0] - layer.mean[:, 0]
     np.testing.assert_allclose(noise, np.repeat(noise[:, :1], 3, 1))
 

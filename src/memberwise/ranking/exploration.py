@@ -3,9 +3,9 @@
 Conventions
 -----------
 ``h`` : float32 [n, T, D]
-    What enters the ranker's last layer, task by task (`Ranker.hidden`).
-``z`` : float64 [n, k + 1]
-    Its leading principal directions and a constant 1.
+    What enters the ranker's last layer, task by task (`predict_with_hidden`).
+``z`` : float32 [n, T, k]
+    Its leading principal directions (`Directions`); a constant 1 joins them where they meet a posterior.
 ``offset`` : [n, T]
     Logits of the version as it stands, the ranker's and those of all parts before this one.
 """
@@ -13,8 +13,9 @@ Conventions
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -30,6 +31,7 @@ from memberwise.bayes.objective import Objective
 from memberwise.bayes.posterior import GaussianPosterior
 from memberwise.bayes.precision import FullPrecision, cholesky
 from memberwise.bayes.solver import cholesky_direction, minimise
+from memberwise.data.arrays import Arrays
 from memberwise.data.hashing import U64
 from memberwise.errors import DataError
 from memberwise.ranking.id_intercepts import IdIntercepts, solve
@@ -75,14 +77,14 @@ class Rows(NamedTuple):
 
     Attributes
     ----------
-    hidden : float32 [n, T, D]
+    z : float32 [n, T, k]
     offset : float32 [n, T]
     labels, weights : float32 [n, T]
         A label is NaN where its task is not defined.
     items : uint64 [n]
     """
 
-    hidden: npt.NDArray[np.float32]
+    z: npt.NDArray[np.float32]
     offset: npt.NDArray[np.float32]
     labels: npt.NDArray[np.float32]
     weights: npt.NDArray[np.float32]
@@ -91,7 +93,7 @@ class Rows(NamedTuple):
 
 @dataclass(frozen=True)
 class Directions:
-    """Where the last layer may move, by task: ``z = [(h - centre) basis | 1]``.
+    """Where the last layer may move, by task: ``z = (h - centre) basis``.
 
     Parameters
     ----------
@@ -103,13 +105,11 @@ class Directions:
     centre: Floats
     basis: Floats
 
-    def __call__(self, hidden: npt.NDArray[np.float32], task: int) -> Floats:
-        """``[n, T, D] -> [n, k + 1]``."""
-        # In float32 up to here: the product is the price of a request.
-        turned = (hidden[:, task] - self.centre[task].astype(np.float32)) @ self.basis[task].astype(
-            np.float32
-        )
-        return np.column_stack([turned.astype(np.float64), np.ones(len(hidden))])
+    def __call__(self, hidden: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """``[n, T, D] -> [n, T, k]``."""
+        centre, basis = self.centre.astype(np.float32), self.basis.astype(np.float32)
+        turned = [(hidden[:, t] - centre[t]) @ basis[t] for t in range(len(centre))]
+        return np.stack(turned, axis=1)
 
     @classmethod
     def principal(cls, count: float, total: Floats, square: Floats, rank: int | None) -> Directions:
@@ -157,6 +157,10 @@ class Spread:
     def deviation(self) -> Floats:
         """Standard deviation of every logit, [n, T]."""
         return np.sqrt((self.half**2).sum(1).T + self.own**2)
+
+    def moved(self, by: npt.NDArray[np.floating]) -> Spread:
+        """With something certain added to the logits, [n, T]."""
+        return replace(self, mean=self.mean + by)
 
     def covariance(self, task: int) -> Floats:
         """Of the candidates' logits, [n, n]."""
@@ -249,7 +253,7 @@ class ExplorationHead:
         for rows in train:
             bend = _bend(rows)
             for t in range(tasks):
-                z = directions(rows.hidden, t) * np.sqrt(bend[:, t])[:, None]
+                z = _with_constant(rows.z[:, t]) * np.sqrt(bend[:, t])[:, None]
                 curvature[t] += z.T @ z
             seen, mine = _merged(seen, mine, rows.items, bend)
         half_life = None if config.half_life is None else float(config.half_life)
@@ -265,7 +269,7 @@ class ExplorationHead:
             if config.items:
                 pull, stiff = (np.asarray(np.bincount(codes, x, len(later)), float) for x in (slope, bend))
                 item_floor[t], item_kept[t] = _choose_scalar(pull, stiff, before[:, t])
-            z = directions(held_out.hidden, t)
+            z = _with_constant(held_out.z[:, t])
             floors[t], kept = _choose(z.T @ slope, (z * bend[:, None]).T @ z, curvature[t])
             names = (*(f"direction {i}" for i in range(rank)), "constant")
             matrix = kept * curvature[t] + floors[t] * np.eye(rank + 1)
@@ -277,13 +281,13 @@ class ExplorationHead:
 
     # -- read -------------------------------------------------------------------------------------
 
-    def shift(self, hidden: npt.NDArray[np.float32], items: U64) -> Floats:
+    def shift(self, z: npt.NDArray[np.float32], items: U64) -> Floats:
         """What the posterior means add to the logits, [n, T]."""
         own = self.items.read(items, self.moment)[0] if self.config.items else 0.0
-        moved = [self.directions(hidden, t) @ p.mean for t, p in enumerate(self.posteriors)]
+        moved = [_with_constant(z[:, t]) @ p.mean for t, p in enumerate(self.posteriors)]
         return np.stack(moved, axis=1) + own
 
-    def spread(self, hidden: npt.NDArray[np.float32], items: U64, offset: npt.NDArray[np.float32]) -> Spread:
+    def spread(self, z: npt.NDArray[np.float32], items: U64, offset: npt.NDArray[np.float32]) -> Spread:
         """The posterior of the logits of rows that are ranked together."""
         n, tasks = offset.shape
         mean, own = offset.astype(np.float64), np.zeros((n, tasks))
@@ -292,11 +296,16 @@ class ExplorationHead:
             mean, own = mean + level, 1.0 / np.sqrt(precision)
         halves = []
         for t, posterior in enumerate(self.posteriors):
-            z = self.directions(hidden, t)
-            mean[:, t] += z @ posterior.mean
-            lower = cholesky(posterior.precision.dense())
-            halves.append(scipy.linalg.solve_triangular(lower, z.T, lower=True, check_finite=False))
+            wide = _with_constant(z[:, t])
+            mean[:, t] += wide @ posterior.mean
+            lower = self._lower[t]
+            halves.append(scipy.linalg.solve_triangular(lower, wide.T, lower=True, check_finite=False))
         return Spread(mean, np.stack(halves), own)
+
+    @cached_property
+    def _lower(self) -> list[Floats]:
+        """Cholesky factors of the precisions, made at the first request."""
+        return [cholesky(p.precision.dense()) for p in self.posteriors]
 
     # -- learn ------------------------------------------------------------------------------------
 
@@ -333,7 +342,7 @@ class ExplorationHead:
             if not w.any():
                 posteriors.append(prior.record(key))
                 continue
-            z = Design(self.directions(rows.hidden, t), intercept=False)
+            z = Design(_with_constant(rows.z[:, t]), intercept=False)
             start, strength = level[:, t].copy(), precision[:, t].copy()
             u, d, bend = start, prior.mean, np.zeros(len(distinct))
             for _ in range(_SWEEPS if self.config.items else 1):
@@ -352,13 +361,15 @@ class ExplorationHead:
         items = self.items.write(distinct, level, precision, moment) if self.config.items else self.items
         return replace(self, posteriors=tuple(posteriors), items=items, moment=moment)
 
-    def retrained(self, kept: float = 0.5) -> ExplorationHead:
+    def retrained(self, moment: int, kept: float = 0.5) -> ExplorationHead:
         """The head after the ranker learned too: what was learned is in its weights now.
 
         Means return to zero. The hidden layer has moved, so that the old curvature holds only in part.
 
         Parameters
         ----------
+        moment
+            Time of the last event that the ranker learned from.
         kept
             Share of the certainty above the prior that is kept.
         """
@@ -366,7 +377,46 @@ class ExplorationHead:
         for floor, p in zip(self.floors, self.posteriors, strict=True):
             fresh = replace(p, mean=np.zeros_like(p.mean))
             posteriors.append(fresh.forget(kept, float(floor)))
-        return replace(self, posteriors=tuple(posteriors), items=self.items.centred(kept))
+        items = self.items.centred(kept)
+        return replace(self, posteriors=tuple(posteriors), items=items, moment=max(moment, self.moment))
+
+    def informed(self, rows: Rows, moment: int) -> ExplorationHead:
+        """The head with the certainty that rows bring; their labels are in the ranker's weights already."""
+        bend = _bend(rows)
+        posteriors = []
+        for t, p in enumerate(self.posteriors):
+            z = _with_constant(rows.z[:, t])
+            posteriors.append(p.absorb((z * bend[:, t][:, None]).T @ z, p.mean))
+        if not self.config.items:
+            return replace(self, posteriors=tuple(posteriors), moment=moment)
+        distinct, codes = np.unique(rows.items, return_inverse=True)
+        mean, precision = self.items.read(distinct, moment)
+        for t in range(bend.shape[1]):
+            precision[:, t] += np.bincount(codes, bend[:, t], len(distinct))
+        items = self.items.write(distinct, mean, precision, moment)
+        return replace(self, posteriors=tuple(posteriors), items=items, moment=moment)
+
+    def to_arrays(self) -> dict[str, Arrays]:
+        """Directions and items, for saving; posteriors are tables (`GaussianPosterior.to_arrow`)."""
+        about = {"floors": self.floors, "moment": np.array([self.moment])}
+        where: Arrays = {
+            "centre": self.directions.centre, "basis": self.directions.basis.astype(np.float32),
+        }  # fmt: skip
+        return {"head": about, "directions": where, "items": self.items.to_arrays()}
+
+    @classmethod
+    def from_arrays(
+        cls,
+        config: ExplorationConfig,
+        arrays: Mapping[str, Arrays],
+        posteriors: tuple[GaussianPosterior, ...],
+    ) -> ExplorationHead:
+        """The inverse of `to_arrays`."""
+        where = Directions(arrays["directions"]["centre"], arrays["directions"]["basis"].astype(np.float64))
+        half_life = None if config.half_life is None else float(config.half_life)
+        items = IdIntercepts.from_arrays(arrays["items"], half_life)
+        head = arrays["head"]
+        return cls(config, where, posteriors, head["floors"], items, int(head["moment"][0]))
 
     def _aged(self, moment: int) -> list[GaussianPosterior]:
         """The posteriors as of a moment."""
@@ -384,20 +434,20 @@ def principal_directions(pieces: Iterable[npt.NDArray[np.float32]], rank: int | 
     DataError
         If there are no rows.
     """
-    count, total, square = 0, None, None
+    count, total, square = 0, np.zeros(0), np.zeros(0)
     for hidden in pieces:
-        h = hidden.astype(np.float64)
-        s, q = h.sum(0), np.einsum("ntd,nte->tde", h, h, optimize=True)
-        count, total, square = (
-            count + len(h),
-            s if total is None else total + s,
-            q if square is None else square + q,
-        )
-    if total is None or square is None:
-        raise DataError(
-            "there are no rows to learn the directions of the last layer from", where="exploration"
-        )
+        s = hidden.sum(0, dtype=np.float64)
+        q = np.stack([hidden[:, t].T @ hidden[:, t] for t in range(hidden.shape[1])]).astype(np.float64)
+        total, square = (total + s, square + q) if count else (s, q)
+        count += len(hidden)
+    if not count:
+        raise DataError("there are no rows to learn the last layer's directions from", where="exploration")
     return Directions.principal(count, total, square, rank)
+
+
+def _with_constant(z: npt.NDArray[np.float32]) -> Floats:
+    """``[n, k] -> [n, k + 1]``, in the solver's precision."""
+    return np.column_stack([z.astype(np.float64), np.ones(len(z))])
 
 
 def _bend(rows: Rows) -> Floats:

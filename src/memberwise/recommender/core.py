@@ -26,15 +26,16 @@ from memberwise.data.prepare import Prepared, Progress, check_new_events
 from memberwise.errors import ConfigError, DataError
 from memberwise.project import Project
 from memberwise.ranking.baselines import BASELINES, applicable
-from memberwise.ranking.predict import predict_all_logits, predict_logits, sigmoid
+from memberwise.ranking.predict import sigmoid
 from memberwise.ranking.ranker import Ranker
 from memberwise.ranking.trainer import Watcher
 from memberwise.recommender import request, storing
 from memberwise.recommender.evaluating import OURS, context, predictions
+from memberwise.recommender.exploring import Explore, ranked
 from memberwise.recommender.fitting import fit_parts, prepared_rows, train
 from memberwise.recommender.increment import Observed, joined, learn_parts, see_and_score
-from memberwise.recommender.loading import loader
 from memberwise.recommender.parts import Fitting, Part, Setting
+from memberwise.recommender.scoring import adjusted, ranker_logits
 from memberwise.recommender.seen import Seen
 from memberwise.report import Report
 from memberwise.schema import to_micros
@@ -199,14 +200,16 @@ class Recommender:
         -------
         ndarray of float32, shape [n, T]
         """
-        return self._adjusted(arrays, predict_logits(self.ranker, arrays))
+        read, logits = ranker_logits(self.ranker, self.parts, arrays)
+        return sigmoid(adjusted(self.parts, read, logits))
 
-    def _adjusted(
-        self, arrays: Mapping[str, npt.NDArray[Any]], logits: npt.NDArray[np.float32]
-    ) -> npt.NDArray[np.float32]:
-        for part in self.parts.values():
-            logits = part.adjust(arrays, logits)
-        return sigmoid(logits)
+    def _score_packed(self, arrays: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
+        """Probabilities of packed rows, whose vectors are still to be gathered."""
+        found = [np.zeros((0, len(self.project.config.tasks)), np.float32)]
+        for start in range(0, len(arrays["time"]), 8192):
+            piece = {k: np.array(v[start : start + 8192]) for k, v in arrays.items()}
+            found.append(self.score(piece | self.pipeline.gather_vectors(piece)))
+        return np.concatenate(found)
 
     # -- evaluate ---------------------------------------------------------------------------------
 
@@ -236,8 +239,7 @@ class Recommender:
             prepared = self._prepared()
             self._check_same(prepared)
             arrays: Arrays = dict(prepared.packed.rows("test"))
-            logits = predict_all_logits(self.ranker, loader(prepared, "test", 8192))
-            scores = {OURS: self._adjusted(arrays, logits)}
+            scores = {OURS: self._score_packed(arrays)}
         else:
             arrays = self._score_events(events, notes)
             scores = {OURS: arrays.pop("scores")}
@@ -339,6 +341,8 @@ class Recommender:
         *,
         at: datetime | None = None,
         context: Mapping[str, Any] | None = None,
+        explore: bool | Explore = False,
+        seed: int | None = None,
     ) -> pl.DataFrame:
         """Order items for a member, best first.
 
@@ -354,29 +358,41 @@ class Recommender:
             Moment of the request (UTC if it has no zone); default: just after the last event seen.
         context
             Values of the event columns that features read (one value, or one per item).
+        explore
+            Order by a draw from what is known instead of by its mean (the project's ``exploration``
+            section says how), or by the policy given.
+        seed
+            Of the draw; new every time if not given.
 
         Returns
         -------
         polars.DataFrame
             ``item``, ``score`` and one probability per task. The score is the sum of the probabilities times
-            the tasks' ``utility``.
+            the tasks' ``utility``; when exploring, that of the draw. Then ``propensity`` too: the probability
+            that this policy puts this item at this place.
 
         Raises
         ------
         DataError
             If a column that a feature needs is not in `context`, or the moment is before the last event seen.
+        ConfigError
+            If it is to explore, and the version has no exploring head.
         """
         candidates = request.candidates(items, self.pipeline)
         moment = (self.pipeline.last_event or 0) + 1 if at is None else to_micros(at)
         rows = request.rows(self.project.config, member, candidates, moment, dict(context or {}))
         with self.pipeline.held():
             arrays = self.pipeline.batch_arrays(Frame(rows, self.project.config, self.pipeline.tables))
+        if explore:
+            return ranked(
+                self, candidates, arrays, k, explore if isinstance(explore, Explore) else None, seed
+            )
         probabilities = self.score(arrays)
         utilities = np.array([t.utility for t in self.project.config.tasks], np.float32)
         columns = {"item": candidates, "score": probabilities @ utilities}
         columns |= {t: probabilities[:, i] for i, t in enumerate(self.project.config.task_names)}
-        ranked = pl.DataFrame(columns).sort("score", descending=True, maintain_order=True)
-        return ranked if k is None else ranked.head(k)
+        best = pl.DataFrame(columns).sort("score", descending=True, maintain_order=True)
+        return best if k is None else best.head(k)
 
     # -- move forward -----------------------------------------------------------------------------
 
@@ -411,7 +427,7 @@ class Recommender:
                     fix="give only events that are newer: each counts once",
                 )
             pipeline = self.pipeline.copy()
-            return Observed(see_and_score(log, pipeline, self.ranker), pipeline, sampler)
+            return Observed(see_and_score(log, pipeline, self.ranker, self.parts), pipeline, sampler)
 
     def learn(
         self, observed: Observed, *, without: Collection[str] = (), train: bool | None = None

@@ -14,9 +14,9 @@ import polars as pl
 from memberwise.data.log import EventLog
 from memberwise.data.negatives import NegativeSampler
 from memberwise.data.pipeline import FeaturePipeline
-from memberwise.ranking.predict import predict_logits
 from memberwise.ranking.ranker import Ranker
 from memberwise.recommender.parts import Increment, Part, Setting
+from memberwise.recommender.scoring import ranker_logits
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,15 @@ def learn_parts(
         found[name] = part.update(increment, setting)
         if (new := found[name].retrained()) is not None:
             increment, setting = replace(increment, retrained=new), replace(setting, ranker=new.ranker)
+        # What one part has learned, the next need not learn again.
+        logits = found[name].adjust(increment.arrays, increment.logits)
+        increment = replace(increment, logits=logits)
     return found, setting.ranker
 
 
-def see_and_score(log: EventLog, pipeline: FeaturePipeline, ranker: Ranker) -> Increment:
+def see_and_score(
+    log: EventLog, pipeline: FeaturePipeline, ranker: Ranker, beside: Mapping[str, Part]
+) -> Increment:
     """Move features forward over new events, and keep every row as it was known when it happened.
 
     The increment is held in memory.
@@ -63,8 +68,9 @@ def see_and_score(log: EventLog, pipeline: FeaturePipeline, ranker: Ranker) -> I
         arrays = pipeline.batch_arrays(pipeline.absorb(chunk)) | pipeline.labels(chunk)
         pipeline.settle()
         events.append(chunk)
-        parts.append(arrays)
-        logits.append(predict_logits(ranker, arrays))
+        read, scores = ranker_logits(ranker, beside, arrays)
+        parts.append(read)
+        logits.append(scores)
     arrays = joined(parts)
     return Increment(content_key(arrays), pl.concat(events), arrays, np.concatenate(logits))
 

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from memberwise.data.frame import Frame
-from memberwise.ranking.predict import predict_logits, sigmoid
+from memberwise.ranking.predict import sigmoid
 from memberwise.recommender import Recommender, request
+from memberwise.recommender.scoring import ranker_logits
 
 F32 = npt.NDArray[np.float32]
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -80,8 +81,8 @@ class GeneralScorer:
         rows = request.rows(config, member, items, moment, dict(context))
         with rec.pipeline.held():
             arrays = rec.pipeline.batch_arrays(Frame(rows, config, rec.pipeline.tables))
-        logits = predict_logits(rec.ranker, arrays)
-        return adjusted(rec, arrays, logits, explain)
+        read, logits = ranker_logits(rec.ranker, rec.parts, arrays)
+        return adjusted(rec, read, logits, explain)
 
 
 def adjusted(rec: Recommender, arrays: Arrays, logits: F32, explain: bool) -> Scores:

@@ -5,9 +5,10 @@ A new part is one file here whose class has the name of its section in the proje
 
 from memberwise.recommender.parts.base import Fitting, Increment, Part, Retrained, Setting
 from memberwise.recommender.parts.effects import EffectsPart
+from memberwise.recommender.parts.exploration import ExplorationPart
 from memberwise.recommender.parts.incremental import IncrementalPart
 
-PARTS: tuple[type[Part], ...] = (IncrementalPart, EffectsPart)
+PARTS: tuple[type[Part], ...] = (IncrementalPart, EffectsPart, ExplorationPart)
 """In the order in which they are fitted, asked and updated."""
 
 __all__ = ["PARTS", "Fitting", "Increment", "Part", "Retrained", "Setting"]

@@ -96,7 +96,7 @@ class Increment:
         Features, ``labels``, ``weights``, ``time``, ``member``, ``item``: one row per event
         (`FeaturePipeline.encode`), normalised, vectors gathered.
     logits : ndarray of float32, shape [n, T]
-        Of the ranker before this update, without the parts.
+        Of the ranker before this update, and of the parts that stand before the one that is updated.
     train
         Whether the ranker is to learn; None leaves it to the settings.
     retrained
@@ -134,10 +134,13 @@ class Part(ABC):
         Section of the project file that asks for it, and its folder in a bundle.
     stage
         Whether it is fitted before or after the ranker is trained.
+    reads_hidden
+        Whether `read_hidden` wants what enters the ranker's last layer.
     """
 
     name: ClassVar[str]
     stage: ClassVar[Literal["before", "after"]] = "after"
+    reads_hidden: ClassVar[bool] = False
 
     @classmethod
     def wanted(cls, config: ProjectConfig) -> bool:
@@ -151,6 +154,10 @@ class Part(ABC):
 
     def vectors(self) -> Mapping[str, EmbeddingTimeline]:
         """The vector features that it makes, by name."""
+        return {}
+
+    def read_hidden(self, hidden: npt.NDArray[np.float32]) -> Arrays:
+        """What it needs of the ranker's last hidden layer, ``[n, T, D]``, as further arrays of the rows."""
         return {}
 
     def adjust(self, arrays: Arrays, logits: Logits) -> Logits:
