@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -33,8 +33,7 @@ class MetaTask(Model):
     """One meta block: whose embedding it makes."""
 
     by: str | list[str] = Field(
-        description="An entity (member, item, ...), or several entities and columns that make a pair: "
-        "[member, item.category]."
+        description="An entity (member, item, ...), or the columns of a pair: [user_id, item.category]."
     )
     dim: int = Field(16, ge=1, le=1024, description="Width p of the embedding.")
     hidden: list[int] = Field([64, 64], description="Hidden widths of the block.")
@@ -79,6 +78,14 @@ class MetaConfig(Model):
     inner: InnerConfig = InnerConfig()
     training: MetaTrainingConfig = MetaTrainingConfig()
 
+    def vector_features(self) -> list[dict[str, Any]]:
+        """The features that this makes, as a project file would declare them."""
+        found = []
+        for task in self.tasks:
+            whose = {"entity": task.by} if isinstance(task.by, str) else {"by": list(task.by)}
+            found.append({"kind": "vector", "made_by": "meta", "dim": task.dim, **whose})
+        return found
+
     @model_validator(mode="after")
     def _check(self) -> MetaConfig:
         names = [task_name(t) for t in self.tasks]
@@ -93,7 +100,7 @@ class MetaConfig(Model):
 
 
 def task_name(task: MetaTask) -> str:
-    """Name of the embedding as a feature: ``meta(member)``, ``meta(member x item.category)``."""
+    """Name of the embedding as a feature: ``meta(member)``, ``meta(user_id x item.category)``."""
     return f"meta({' x '.join(task_keys(task))})"
 
 

@@ -191,7 +191,7 @@ class Ranker(nn.Module):
     def inputs(self, batch: Batch, ids: Tensor | None = None) -> Tensor:
         """The input of the blocks, ``x0: [B, in_dim]``."""
         ids = batch.ids if ids is None else ids
-        fields = self._fields(ids)
+        fields = self.embed(ids)
         parts = [self.drop(torch.cat(list(fields.values()), 1))] if fields else []
         if batch.dense.shape[1]:
             parts.append(self.norm(batch.dense))
@@ -210,7 +210,7 @@ class Ranker(nn.Module):
         outputs = [block(x0) for block in self.blocks]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1)
 
-    def _fields(self, ids: Tensor) -> dict[str, Tensor]:
+    def embed(self, ids: Tensor) -> dict[str, Tensor]:
         """Embedding of every id field, ``[B, D]`` each: one gather per width for all single values."""
         rows = torch.where(ids >= 0, ids + self._offset, 0)
         found: dict[str, Tensor] = {}
@@ -232,12 +232,13 @@ class Ranker(nn.Module):
     def _history(self, batch: Batch, field: HistoryField, fields: Mapping[str, Tensor]) -> Tensor:
         history = batch.histories[field.name]
         mask = history.items >= 0
-        items = self._lookup(field.item_table, history.items, mask)
-        actions = self._lookup(field.action_table, history.actions, mask)
+        items = self.look_up(field.item_table, history.items, mask)
+        actions = self.look_up(field.action_table, history.actions, mask)
         candidate = self._candidate(field, fields)
         return self.histories[field.name](items, actions, history.ages, mask, candidate)
 
-    def _lookup(self, name: str, rows: Tensor, mask: Tensor) -> Tensor:
+    def look_up(self, name: str, rows: Tensor, mask: Tensor) -> Tensor:
+        """Embeddings of rows of a table, zero where the mask is not set."""
         table = self._table(name)
         return table(torch.where(mask, rows + table.offsets[name], 0))
 

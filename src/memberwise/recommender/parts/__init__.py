@@ -7,8 +7,9 @@ from memberwise.recommender.parts.base import Fitting, Increment, Part, Retraine
 from memberwise.recommender.parts.effects import EffectsPart
 from memberwise.recommender.parts.exploration import ExplorationPart
 from memberwise.recommender.parts.incremental import IncrementalPart
+from memberwise.recommender.parts.meta import MetaPart
 
-PARTS: tuple[type[Part], ...] = (IncrementalPart, EffectsPart, ExplorationPart)
+PARTS: tuple[type[Part], ...] = (MetaPart, IncrementalPart, EffectsPart, ExplorationPart)
 """In the order in which they are fitted, asked and updated."""
 
 __all__ = ["PARTS", "Fitting", "Increment", "Part", "Retrained", "Setting"]
