@@ -93,7 +93,8 @@ def _one(inner: InnerLoop, world: nn.Module, m: Tensor, support: Segment, i: int
         grads = torch.autograd.grad(loss, [theta[k] for k in names], create_graph=second)
         grads = grads if second else tuple(g.detach() for g in grads)
         norm = torch.stack([g.square().sum() for g in grads]).sum() ** 0.5
-        size = n / (n + config.shrinkage) * torch.clamp(config.clip_norm / norm, max=1.0)
+        shrink = n / (n + inner.log_shrinkage.exp()) if inner.log_shrinkage is not None else 1.0
+        size = shrink * torch.clamp(config.clip_norm / norm, max=1.0)
         theta = theta | {
             k: theta[k] - size * inner.log_rates[int(k.split(".")[1])].exp() * g
             for k, g in zip(names, grads, strict=True)

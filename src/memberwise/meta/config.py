@@ -21,9 +21,13 @@ class InnerConfig(Model):
     )
     steps: int = Field(2, ge=0, le=10, description="Gradient steps K; 0 leaves the block as it is.")
     rate: float = Field(1.0, gt=0, description="Initial step size; learned per layer (Meta-SGD).")
-    learn_rates: bool = Field(True, description="Learn the step sizes in the outer loop.")
+    learn_rates: bool = Field(True, description="Learn step sizes and kappa in the outer loop.")
     clip_norm: float = Field(1.0, gt=0, description="Limit of the norm of an entity's gradient.")
-    shrinkage: float = Field(4.0, ge=0, description="kappa: steps shrink by n / (n + kappa) for n rows.")
+    shrinkage: float = Field(
+        4.0,
+        ge=0,
+        description="Initial kappa: steps shrink by n / (n + kappa) for n rows; learned like the rates.",
+    )
     balance: float = Field(
         0.0, ge=0, le=1, description="0: rows weigh the same; 1: both labels weigh the same in a support."
     )

@@ -62,6 +62,8 @@ class InnerLoop(nn.Module):
     ----------
     log_rates : nn.Parameter, [layers]
         Logarithms of the step sizes alpha.
+    log_shrinkage : nn.Parameter or None
+        Logarithm of kappa.
 
     References
     ----------
@@ -76,6 +78,10 @@ class InnerLoop(nn.Module):
         self.block, self.config = block, config
         start = torch.full((block.layers,), config.rate, dtype=block.biases[0].dtype).log()
         self.log_rates = nn.Parameter(start, requires_grad=config.learn_rates)
+        self.log_shrinkage: nn.Parameter | None = None
+        if config.shrinkage > 0:
+            kappa = torch.tensor(config.shrinkage, dtype=start.dtype)
+            self.log_shrinkage = nn.Parameter(kappa.log(), requires_grad=config.learn_rates)
         self.register_buffer("positive", positive)
 
     @property
@@ -114,7 +120,8 @@ class InnerLoop(nn.Module):
         moved = Adaptation.none(self.block.layers)
         if not len(support.owner):
             return moved
-        rows, shrink = self._row_weights(support, len(entity))
+        with torch.set_grad_enabled(differentiable):
+            rows, shrink = self._row_weights(support, len(entity))
         graph = differentiable and self.second_order
         for _ in range(self.config.steps):
             with torch.enable_grad():
@@ -144,9 +151,8 @@ class InnerLoop(nn.Module):
         n = weight.new_zeros(tasks, 1).index_add_(
             0, support.owner, defined.any(1, keepdim=True).to(weight.dtype)
         )
-        return weight / count.clamp_min(1).index_select(0, support.owner), n / (
-            n + self.config.shrinkage
-        ).clamp_min(1)
+        shrink = n.clamp_max(1) if self.log_shrinkage is None else n / (n + self.log_shrinkage.exp())
+        return weight / count.clamp_min(1).index_select(0, support.owner), shrink
 
     def _adapts(self, layer: int) -> bool:
         """Whether the matrix of a layer moves."""

@@ -111,8 +111,9 @@ class MetaTrainer:
         groups: list[dict[str, Any]] = [
             {"params": list(inner.block.parameters()), "lr": config.lr, "weight_decay": config.weight_decay},
         ]
-        if inner.log_rates.requires_grad:
-            groups.append({"params": [inner.log_rates], "lr": config.rate_lr, "weight_decay": 0.0})
+        sizes = [p for p in (inner.log_rates, inner.log_shrinkage) if p is not None and p.requires_grad]
+        if sizes:
+            groups.append({"params": sizes, "lr": config.rate_lr, "weight_decay": 0.0})
         if self.tuned:
             groups.append({"params": list(self.tuned.values()), "lr": config.ranker_lr, "weight_decay": 0.0})
         self.parameters: list[nn.Parameter] = [p for g in groups for p in g["params"]]
@@ -124,8 +125,8 @@ class MetaTrainer:
     def fit(self, resume: bool = False) -> Progress:
         """Train until the epochs are over or valid stops getting better; then restore the best weights.
 
-        The first evaluation is of the ranker without embeddings (the block's output layer starts at zero):
-        what is kept is never worse on valid than no meta learning.
+        What is kept is never worse on valid than the ranker without embeddings: if nothing is better, step
+        sizes of zero and an output layer of zero are kept, and every embedding is zero.
         """
         self.run.mkdir(parents=True, exist_ok=True)
         if resume and self._checkpoint.exists():
@@ -203,8 +204,13 @@ class MetaTrainer:
             "z_norm": float(np.linalg.norm(z, axis=1).mean()),
             "moved": float(np.linalg.norm(z - plain, axis=1).mean()),
         }
-        better = self.at.best is None or values["log_loss"] < self.at.best
-        if better:
+        if self.at.best is None:
+            # The block says nothing yet: this is the ranker alone, which step sizes of zero leave as it is.
+            better, weights = True, self._weights()
+            self.at.best = values["log_loss_unadapted"]
+            weights["meta.log_rates"] = torch.full_like(inner.log_rates, -torch.inf)
+            save_tensors(self._best, weights, {"step": 0, **values})
+        elif better := values["log_loss"] < self.at.best:
             self.at.best, self.at.since_best = values["log_loss"], 0
             save_tensors(self._best, self._weights(), {"step": self.at.step, **values})
         else:
@@ -214,12 +220,15 @@ class MetaTrainer:
 
     def _record(self, **values: Any) -> None:
         self.at.cpu_seconds = time.process_time() - self._started
+        inner = self.learner.inner
+        kappa = 0.0 if inner.log_shrinkage is None else float(inner.log_shrinkage.detach().exp())
         record = {
             "step": self.at.step,
             "epoch": self.at.epoch,
             "cpu_seconds": round(self.at.cpu_seconds, 3),
             **values,
-            "rates": [round(r, 5) for r in self.learner.inner.log_rates.detach().exp().tolist()],
+            "rates": [round(r, 5) for r in inner.log_rates.detach().exp().tolist()],
+            "kappa": round(kappa, 4),
         }
         self.records.append(record)
         with (self.run / "log.jsonl").open("a") as f:
