@@ -134,6 +134,7 @@ class Recommender:
         fit_parts(fitting, "before")
         trainer = train(project, prepared, resume=resume, watchers=watchers)
         fitting.ranker = trainer.ranker.cpu()
+        fit_parts(fitting, "along")
         fit_parts(fitting, "after")
         return cls(
             project,

@@ -83,6 +83,7 @@ def fit_parts(fitting: Fitting, stage: str) -> None:
     for kind in PARTS:
         if kind.stage == stage and kind.wanted(fitting.project.config):
             fitting.parts[kind.name] = kind.fit(fitting)
+    fitting.parts = {kind.name: fitting.parts[kind.name] for kind in PARTS if kind.name in fitting.parts}
 
 
 def train(project: Project, prepared: Prepared, *, resume: bool, watchers: Sequence[Watcher]) -> Trainer:

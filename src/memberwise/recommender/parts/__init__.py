@@ -9,7 +9,7 @@ from memberwise.recommender.parts.exploration import ExplorationPart
 from memberwise.recommender.parts.incremental import IncrementalPart
 from memberwise.recommender.parts.meta import MetaPart
 
-PARTS: tuple[type[Part], ...] = (MetaPart, IncrementalPart, EffectsPart, ExplorationPart)
-"""In the order in which they are fitted, asked and updated."""
+PARTS: tuple[type[Part], ...] = (IncrementalPart, MetaPart, EffectsPart, ExplorationPart)
+"""In the order in which they are fitted within a stage, asked and updated."""
 
 __all__ = ["PARTS", "Fitting", "Increment", "Part", "Retrained", "Setting"]

@@ -133,13 +133,13 @@ class Part(ABC):
     name
         Section of the project file that asks for it, and its folder in a bundle.
     stage
-        Whether it is fitted before or after the ranker is trained.
+        Whether it is fitted before the ranker, after it, or first after it because it trains it further.
     reads_hidden
         Whether `read_hidden` wants what enters the ranker's last layer.
     """
 
     name: ClassVar[str]
-    stage: ClassVar[Literal["before", "after"]] = "after"
+    stage: ClassVar[Literal["before", "along", "after"]] = "after"
     reads_hidden: ClassVar[bool] = False
 
     @classmethod

@@ -6,7 +6,7 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -62,6 +62,7 @@ class MetaPart(Part):
     """
 
     name: ClassVar[str] = "meta"
+    stage: ClassVar[Literal["before", "along", "after"]] = "along"
 
     def __init__(
         self,
