@@ -103,11 +103,23 @@ class Entity(Model):
         return self.key or self.id
 
 
+class Percentile(Model):
+    """High for its kind: above a percentile of the row's cluster in the period before, never in its own."""
+
+    share: float = Field(0.9, gt=0, lt=1, description="Share of the cluster that lies at or below.")
+    within: list[str] = Field([], description="Columns that make the cluster, the last left out first.")
+    period: Duration = Field(DAY, description="Thresholds hold for one: 1d (from midnight, UTC).")
+    min_rows: int = Field(100, ge=1, description="Rows that a cluster needs in the period before.")
+
+
 class Task(Model):
     """A label to predict, as a probability."""
 
     name: str
     label: str = Field(description="SQL expression over event columns, true/false or 0..1: rating >= 8")
+    percentile: Percentile | None = Field(
+        None, description="The label is any number, such as dwell: is it high for its kind? See the docs."
+    )
     weight: str | float = Field(1.0, description="Weight of a row in the loss: number or SQL expression.")
     mask: str | None = Field(None, description="SQL condition: the label is defined only where it holds.")
     loss_weight: float = Field(1.0, gt=0, description="Weight of the task in the sum of losses.")
@@ -306,6 +318,8 @@ class Schema(Model):
         for task in self.tasks:
             if not _NAME.match(task.name):
                 raise ValueError(f"tasks: {task.name!r} is not a plain name (letters, digits, _)")
+            if task.percentile is not None and self.negatives is not None:
+                raise ValueError(f"tasks: {task.name!r} has a percentile, and drawn negatives have no number")
         _unique("features", [feature_name(f) for f in self.features])
         _unique("aggregates", [aggregate_name(a) for a in self.aggregates])
         if not self.features and not self.aggregates:
@@ -321,6 +335,7 @@ class Schema(Model):
                     raise ValueError(f"aggregate {aggregate_name(a)}: 'rates' names {rate!r}, not a task")
         columns = [c for f in self.features for c in feature_columns(f)]
         columns += [c for a in self.aggregates for c in (*a.by, *a.means, *a.distinct)]
+        columns += [c for t in self.tasks if t.percentile is not None for c in t.percentile.within]
         for column in columns:
             entity, dot, _ = column.partition(".")
             if dot and entity in self.entities and self.entities[entity].path is None:

@@ -5,7 +5,8 @@ A checked event has, beside the columns that the schema reads:
 ===================  =========================================================
 ``__time``           Int64, microseconds since 1970 in UTC
 ``__row``            Int64, its row in the source
-``label:<task>``     Float32 in [0, 1]; NaN where the task's mask says undefined
+``label:<task>``     Float32 in [0, 1]; NaN where the task's mask says undefined. Of a task
+                     with a percentile the number itself, until the pipeline compares it
 ``weight:<task>``    Float32
 ``where:<history>``  Boolean, does the event enter that history
 ``__drawn``          Boolean, was the row drawn as a negative (only with sampling)
@@ -117,6 +118,7 @@ class EventChecker:
             if isinstance(f, History) and f.where is not None
         }
         self._tasks = {t.name: _task_expressions(t) for t in schema.tasks} if labelled else {}
+        self._numbers = {t.name for t in schema.tasks if t.percentile is not None}
         self.ids = {name: e.id for name, e in schema.entities.items()}
         self.kept = self._kept_columns()
         self._tried = False
@@ -134,6 +136,7 @@ class EventChecker:
             columns.append(schema.events.request)
         wanted = [c for f in schema.features for c in feature_columns(f)]
         wanted += [c for a in schema.aggregates for c in (*a.by, *a.means, *a.distinct)]
+        wanted += [c for t in schema.tasks if t.percentile is not None for c in t.percentile.within]
         if schema.negatives:
             wanted += schema.negatives.within
         columns += [c for c in wanted if not is_entity_column(schema, c)]
@@ -154,6 +157,7 @@ class EventChecker:
         names = list(self.ids.values())
         names += [f.column for f in self.schema.features if isinstance(f, Categorical)]
         names += [c for a in self.schema.aggregates for c in a.by]
+        names += [c for t in self.schema.tasks if t.percentile is not None for c in t.percentile.within]
         return [c for c in dict.fromkeys(names) if not is_entity_column(self.schema, c)]
 
     def _try_by_row(self, raw: pl.DataFrame) -> None:
@@ -192,7 +196,7 @@ class EventChecker:
                 derived[f"__missing:{entity}"] = (text.is_null() | (text == "")).fill_null(True)
                 reasons.append(pl.when(pl.col(f"__missing:{entity}")).then(pl.lit(f"{entity} id is missing")))
         for task, expressions in self._tasks.items():
-            label, weight, bad = _labels(raw, task, expressions)
+            label, weight, bad = _labels(raw, task, expressions, any_number=task in self._numbers)
             derived[label_column(task)], derived[weight_column(task)] = label, weight
             derived[f"__bad:{task}"] = bad
             reasons.append(pl.when(pl.col(f"__bad:{task}").is_not_null()).then(pl.col(f"__bad:{task}")))
@@ -288,7 +292,10 @@ def _id_text(ids: pl.Series) -> pl.Series:
 
 
 def _labels(
-    raw: pl.DataFrame, task: str, expressions: tuple[pl.Expr, pl.Expr | None, pl.Expr | None]
+    raw: pl.DataFrame,
+    task: str,
+    expressions: tuple[pl.Expr, pl.Expr | None, pl.Expr | None],
+    any_number: bool,
 ) -> tuple[pl.Series, pl.Series, pl.Series]:
     """Label, weight, and the reason where a row is unusable (else null)."""
     label_expr, weight_expr, mask_expr = expressions
@@ -305,14 +312,16 @@ def _labels(
         defined = broadcast(evaluate(raw, mask_expr, f"{where}.mask"), n)
         defined = _cast(defined, pl.Boolean, f"{where}.mask").fill_null(False)
     frame = pl.DataFrame({"y": label, "w": weight, "d": defined})
-    usable = pl.col("y").is_finite() & pl.col("y").is_between(0, 1)
+    usable = pl.col("y").is_finite()
+    if not any_number:
+        usable = usable & pl.col("y").is_between(0, 1)
     checked = frame.select(
         y=pl.when("d").then(pl.col("y")).otherwise(float("nan")),
         w=pl.col("w"),
         bad=pl.when(pl.col("d") & pl.col("y").is_null())
         .then(pl.lit(f"label of {task} is missing"))
         .when(pl.col("d") & ~usable)
-        .then(pl.lit(f"label of {task} is not in [0, 1]"))
+        .then(pl.lit(f"label of {task} is not {'finite' if any_number else 'in [0, 1]'}"))
         .when(~(pl.col("w").is_finite() & (pl.col("w") >= 0)).fill_null(False))
         .then(pl.lit(f"weight of {task} is not a number >= 0")),
     )

@@ -29,6 +29,7 @@ from memberwise.data.keys import row_keys
 from memberwise.data.layout import Layout, compile_layout
 from memberwise.data.normalise import Normaliser
 from memberwise.data.pending import NEVER
+from memberwise.data.percentile import PercentileLabels
 from memberwise.data.timeline import ALWAYS, EmbeddingTimeline
 from memberwise.data.vocabulary import PAD, Vocabulary
 from memberwise.errors import ConfigError
@@ -36,6 +37,7 @@ from memberwise.schema import DAY, Age, Categorical, Clock, History, Numeric, Sc
 
 RawArrays = dict[str, npt.NDArray[Any]]
 """Arrays by part of the batch (see `FeaturePipeline.encode`), one row per event."""
+_Part = AggregateState | HistoryState | Vocabulary | Normaliser | PercentileLabels
 
 
 class FeaturePipeline:
@@ -84,6 +86,9 @@ class FeaturePipeline:
             t.name: Vocabulary(t.name, t.encoding, t.min_count, t.buckets) for t in self.layout.tables
         }
         self.normaliser = Normaliser(self.layout.dense)
+        self.percentiles = [
+            PercentileLabels(t.name, t.percentile) for t in schema.tasks if t.percentile is not None
+        ]
         self.vectors = (
             dict(vectors)
             if vectors is not None
@@ -97,8 +102,17 @@ class FeaturePipeline:
     # -- events to arrays -------------------------------------------------------------------------
 
     def absorb(self, events: pl.DataFrame) -> Frame:
-        """Queue events in aggregates and histories, to count once they are past. In time order."""
+        """Queue events in aggregates and histories, to count once they are past. In time order.
+
+        Returns
+        -------
+        Frame
+            Its ``events`` hold the labels of tasks with a percentile, which are numbers in `events`.
+        """
         frame = Frame(events, self.schema, self.tables)
+        for state in self.percentiles:
+            labels = pl.Series(label_column(state.task), state.label(frame))
+            frame.events = frame.events.with_columns(labels)
         for state in self._moving():
             state.absorb(frame)
         if len(frame):
@@ -138,8 +152,9 @@ class FeaturePipeline:
         other.normaliser = self.normaliser
         if not empty:
             other.last_event = self.last_event
-            for mine, theirs in zip(self._moving(), other._moving(), strict=True):
-                theirs.load_arrays({k: v.copy() for k, v in mine.to_arrays().items()})
+            mine, theirs = ([*p._moving(), *p.percentiles] for p in (self, other))
+            for one, another in zip(mine, theirs, strict=True):
+                another.load_arrays({k: v.copy() for k, v in one.to_arrays().items()})
         return other
 
     def encode(self, frame: Frame) -> RawArrays:
@@ -173,7 +188,10 @@ class FeaturePipeline:
         return parts
 
     def labels(self, events: pl.DataFrame) -> RawArrays:
-        """``labels`` and ``weights``, float32 [n, T]; a label is NaN where its task is not defined."""
+        """``labels`` and ``weights``, float32 [n, T]; a label is NaN where its task is not defined.
+
+        Of events that went through `absorb`, take those of the frame that it returned.
+        """
         tasks = self.layout.tasks
         return {
             "labels": np.stack([events[label_column(t)].to_numpy() for t in tasks], axis=1),
@@ -249,11 +267,12 @@ class FeaturePipeline:
 
     # -- on disk ----------------------------------------------------------------------------------
 
-    def _parts(self) -> dict[str, AggregateState | HistoryState | Vocabulary | Normaliser]:
-        parts: dict[str, AggregateState | HistoryState | Vocabulary | Normaliser] = {}
+    def _parts(self) -> dict[str, _Part]:
+        parts: dict[str, _Part] = {}
         parts |= {f"aggregate/{a.name}": a for a in self.aggregates}
         parts |= {f"history/{n}": h for n, h in self.histories.items()}
         parts |= {f"vocabulary/{n}": v for n, v in self.vocabularies.items()}
+        parts |= {f"percentile/{p.task}": p for p in self.percentiles}
         return parts | {"normaliser": self.normaliser}
 
     def to_arrays(self) -> dict[str, Arrays]:

@@ -162,7 +162,7 @@ def _encode(log: EventLog, pipeline: FeaturePipeline, writer: PackedWriter, prog
         frame = pipeline.absorb(chunk)
         arrays = pipeline.encode(frame)
         arrays["dense.raw"] = arrays.pop("dense")
-        writer.append(arrays | pipeline.labels(chunk))
+        writer.append(arrays | pipeline.labels(frame.events))
         done += len(chunk)
         progress("encode", done, len(log))
 

@@ -15,6 +15,7 @@ from memberwise.data.events import TIME, EventChecker, Rejects, label_column
 from memberwise.data.files import record_batches
 from memberwise.data.frame import EntityTable, Frame, load_entity_tables
 from memberwise.data.log import CHUNK_ROWS
+from memberwise.data.percentile import PercentileLabels
 from memberwise.data.prepare import split_bounds
 from memberwise.data.times import parse_time
 from memberwise.errors import DataError
@@ -76,6 +77,9 @@ class Evidence:
 
     def label(self, task: str) -> F32:
         """Labels of the sampled events."""
+        spec = next(t.percentile for t in self.schema.tasks if t.name == task)
+        if spec is not None:  # by the rows of the sample: too few in small clusters, which then back off
+            return PercentileLabels(task, spec).label(self.frame)
         return self.events[label_column(task)].to_numpy()
 
     def start_of(self, split: str) -> int:

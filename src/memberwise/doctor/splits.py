@@ -37,11 +37,13 @@ def check_labels(e: Evidence) -> Iterator[Finding]:
     """Label rates of each split: one class only, few of one class, drift."""
     if not e.bounds:
         return
-    for i, task in enumerate(e.schema.task_names):
+    for i, (task, spec) in enumerate((t.name, t.percentile) for t in e.schema.tasks):
         where = f"tasks.{i}.label"
         y = {}
         for name, (first, last) in e.bounds.items():
-            values = e.labels[task][e.order[first:last]]
+            # Whether a number is high for its kind is told of the sampled rows alone.
+            of_sample = spec is not None
+            values = e.label(task)[e.part(name)] if of_sample else e.labels[task][e.order[first:last]]
             y[name] = values[np.isfinite(values)]
         if e.schema.negatives is not None:
             yield from _positives_only(task, y["train"], where)

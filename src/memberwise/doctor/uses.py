@@ -66,6 +66,8 @@ def _tasks(schema: Schema) -> Iterator[Use]:
                 where = f"tasks.{i}.{role}"
                 for column in dict.fromkeys(sql(expression, where).meta.root_names()):
                     yield Use(where, column, role, task.name)
+        for column in task.percentile.within if task.percentile is not None else []:
+            yield Use(f"tasks.{i}.percentile.within", column, "within")
 
 
 def _features(schema: Schema) -> Iterator[Use]:

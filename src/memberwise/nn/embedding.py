@@ -37,6 +37,7 @@ class FusedEmbedding(nn.Module):
     """
 
     weight: Tensor
+    rarity: Tensor
 
     def __init__(
         self, sizes: Mapping[str, int], dim: int, std: float = 0.01, generator: torch.Generator | None = None
@@ -52,6 +53,8 @@ class FusedEmbedding(nn.Module):
         nn.init.normal_(weight, std=std, generator=generator)
         weight[0] = 0.0
         self.register_buffer("weight", weight)
+        self.register_buffer("rarity", torch.zeros(at), persistent=False)
+        """One over how often a row's value stands in train; zero where that is not known."""
         self.touched: list[tuple[Tensor, Tensor]] = []
         """Rows and leaf tensors of the look-ups since the last step, for the sparse optimiser."""
 

@@ -35,11 +35,17 @@ class SparseOptimizer(ABC):
         Learning rate.
     decay : float
         Decoupled shrinkage of a touched row towards zero: ``w <- w - lr * decay * w``.
+    rare_decay : float
+        The same, divided by the number n of times that the row's value stands in train
+        (`FusedEmbedding.rarity`): ``w <- w / (1 + lr * rare_decay / n)``. Over an epoch that is one penalty
+        for each row, as a prior is, so that the data of a frequent one outweigh it.
     """
 
-    def __init__(self, tables: Iterable[FusedEmbedding], lr: float, decay: float = 0.0) -> None:
+    def __init__(
+        self, tables: Iterable[FusedEmbedding], lr: float, decay: float = 0.0, rare_decay: float = 0.0
+    ) -> None:
         self.tables = list(tables)
-        self.lr, self.decay = lr, decay
+        self.lr, self.decay, self.rare_decay = lr, decay, rare_decay
         self.steps = 0
         self.state: list[dict[str, Tensor]] = [self._new_state(t) for t in self.tables]
         self._slots = [np.full(len(t.weight), -1, np.int32) for t in self.tables]
@@ -91,12 +97,19 @@ class SparseOptimizer(ABC):
             if table.weight.device.type == "cpu":
                 unique, summed = sum_rows(rows.to(torch.int32).numpy(), grad.contiguous().numpy(), slots)
                 self._update_numba(table, state, unique, summed)
+                self._shrink_rare(table, torch.from_numpy(unique))
             else:
                 distinct, place = torch.unique(rows, return_inverse=True)
                 total = torch.zeros(len(distinct), table.dim, device=grad.device)
                 total.index_add_(0, place, grad)
                 real = distinct != 0
                 self._update(table, state, distinct[real].long(), total[real])
+                self._shrink_rare(table, distinct[real].long())
+
+    def _shrink_rare(self, table: FusedEmbedding, rows: Tensor) -> None:
+        if self.rare_decay:
+            factor = 1.0 / (1.0 + self.lr * self.rare_decay * table.rarity[rows])
+            table.weight[rows] *= factor.unsqueeze(1)
 
 
 class RowwiseAdagrad(SparseOptimizer):
@@ -106,7 +119,7 @@ class RowwiseAdagrad(SparseOptimizer):
 
     Parameters
     ----------
-    tables, lr, decay
+    tables, lr, decay, rare_decay
         As in `SparseOptimizer`.
     eps : float
         Keeps the first step finite.
@@ -118,10 +131,15 @@ class RowwiseAdagrad(SparseOptimizer):
     """
 
     def __init__(
-        self, tables: Iterable[FusedEmbedding], lr: float = 0.05, decay: float = 0.0, eps: float = 1e-8
+        self,
+        tables: Iterable[FusedEmbedding],
+        lr: float = 0.05,
+        decay: float = 0.0,
+        rare_decay: float = 0.0,
+        eps: float = 1e-8,
     ) -> None:
         self.eps = eps
-        super().__init__(tables, lr, decay)
+        super().__init__(tables, lr, decay, rare_decay)
 
     def _new_state(self, table: FusedEmbedding) -> dict[str, Tensor]:
         return {"h": torch.zeros(len(table.weight), device=table.weight.device)}
@@ -153,7 +171,7 @@ class LazyAdam(SparseOptimizer):
 
     Parameters
     ----------
-    tables, lr, decay
+    tables, lr, decay, rare_decay
         As in `SparseOptimizer`.
     betas, eps
         As in Adam.
@@ -168,11 +186,12 @@ class LazyAdam(SparseOptimizer):
         tables: Iterable[FusedEmbedding],
         lr: float = 1e-3,
         decay: float = 0.0,
+        rare_decay: float = 0.0,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
     ) -> None:
         self.betas, self.eps = betas, eps
-        super().__init__(tables, lr, decay)
+        super().__init__(tables, lr, decay, rare_decay)
 
     def _new_state(self, table: FusedEmbedding) -> dict[str, Tensor]:
         return {"m": torch.zeros_like(table.weight), "v": torch.zeros_like(table.weight)}

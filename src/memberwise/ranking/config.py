@@ -10,6 +10,7 @@ from memberwise.nn.cross import CrossConfig
 from memberwise.nn.isotonic import IsotonicConfig
 from memberwise.nn.mlp import MLPConfig
 from memberwise.nn.multitask import HardSharingConfig
+from memberwise.nn.numeric import PiecewiseConfig
 from memberwise.ranking.wiring import Block, MultiTaskHead
 from memberwise.schema import Model
 
@@ -33,11 +34,19 @@ class RankerConfig(Model):
     )
     wide: bool = Field(True, description="A weight per id and task beside the deep part.")
     batch_norm: bool = Field(True, description="Batch normalisation of the dense inputs.")
+    numeric: PiecewiseConfig | None = Field(
+        PiecewiseConfig(), description="Curves of the numeric columns beside the columns themselves."
+    )
     id_dropout: float = Field(
         0.3,
         ge=0,
         lt=1,
         description="Share of ids shown as unseen in training, so that unseen ids are learned.",
+    )
+    id_dropout_few: float = Field(
+        0.0,
+        ge=0,
+        description="Rare ids are shown as unseen more often: one seen n times in a further f / (f + n).",
     )
     input_dropout: float = Field(0.2, ge=0, lt=1, description="Dropout on the embeddings.")
 
@@ -53,6 +62,12 @@ class TrainingConfig(Model):
     sparse_optimizer: Literal["rowwise_adagrad", "lazy_adam"] = "rowwise_adagrad"
     embedding_lr: float = Field(0.02, gt=0)
     embedding_decay: float = Field(0.0, ge=0, description="Shrinkage of rows when they are touched.")
+    rare_decay: float = Field(
+        0.0, ge=0, description="Shrinkage of a row seen n times in train, divided by n at each touch."
+    )
+    embedding_epochs: int | None = Field(
+        None, ge=1, description="Epochs after which the tables stand still; null: they always learn."
+    )
     warmup: float = Field(0.05, ge=0, le=0.6, description="Share of all steps in which the rate grows.")
     schedule: Literal["constant", "cosine"] = "cosine"
     clip_norm: float | None = Field(1.0, gt=0, description="Limit of the norm of the dense gradient.")

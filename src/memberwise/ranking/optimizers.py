@@ -50,7 +50,12 @@ class Optimizers:
         else:
             self.dense = torch.optim.Adagrad(self.parameters, lr=config.lr, weight_decay=config.weight_decay)
         kind = RowwiseAdagrad if config.sparse_optimizer == "rowwise_adagrad" else LazyAdam
-        self.sparse: SparseOptimizer = kind(ranker.sparse_tables, config.embedding_lr, config.embedding_decay)
+        self.sparse: SparseOptimizer = kind(
+            ranker.sparse_tables, config.embedding_lr, config.embedding_decay, config.rare_decay
+        )
+        self.steps_of_tables = total_steps
+        if config.embedding_epochs is not None:
+            self.steps_of_tables = total_steps * config.embedding_epochs // config.epochs
 
     def step(self, loss: Tensor, step: int) -> float:
         """Backward and one update; returns the factor that the schedule gave."""
@@ -69,7 +74,10 @@ class Optimizers:
             if scale < 1.0:
                 torch._foreach_mul_(grads, scale)
         self.dense.step()
-        self.sparse.step(scale)
+        if step < self.steps_of_tables:
+            self.sparse.step(scale)
+        else:
+            self.sparse.zero_grad()
         return factor
 
     # -- state, for exact resume ------------------------------------------------------------------

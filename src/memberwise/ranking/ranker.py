@@ -53,9 +53,11 @@ class Ranker(nn.Module):
         vector_dims: Mapping[str, int],
         config: RankerConfig,
         seed: int = 0,
+        counts: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.layout, self.config = layout, config
+        self._counts = counts or {}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self._build(rows, vector_dims)
@@ -81,6 +83,9 @@ class Ranker(nn.Module):
         self.drop = nn.Dropout(config.input_dropout)
         width = sum(self._dim_of[f.table] for f in layout.ids) + dense + sum(vector_dims.values())
         width += sum(m.out_dim for m in self.histories.values())  # type: ignore[misc]
+        curves = len(layout.dense) if config.numeric is not None else 0
+        self.numbers = config.numeric.build(curves) if config.numeric is not None and curves else None
+        width += self.numbers.out_dim if self.numbers is not None else 0
         self.padding = -width % PAD_TO
         self.in_dim = width + self.padding
         self.blocks = nn.ModuleList()
@@ -126,6 +131,20 @@ class Ranker(nn.Module):
         wide = [self.wide.offsets[f.table] for f in columns]
         self.register_buffer("_offset", torch.tensor(offset, dtype=torch.int32), persistent=False)
         self.register_buffer("_wide_offset", torch.tensor(wide, dtype=torch.int32), persistent=False)
+        share = torch.zeros(len(self.wide.weight))
+        for name, at in self.wide.offsets.items():
+            share[at : at + self.wide.sizes[name]] = self._share_dropped(name)
+        self.register_buffer("_drop", share, persistent=False)
+        for table in [*self.embeddings.values(), self.wide]:
+            for name, at in table.offsets.items():
+                if name in self._counts:
+                    table.rarity[at : at + table.sizes[name]] = 1.0 / self._counts[name].clamp_min(1.0)
+
+    def _share_dropped(self, table: str) -> Tensor | float:
+        p, few = self.config.id_dropout, self.config.id_dropout_few
+        if table not in self._counts:
+            return p
+        return p + (1.0 - p) * few / (few + self._counts[table].clamp_min(0.0) + 1e-9)
 
     def _table(self, name: str) -> FusedEmbedding:
         return self.embeddings[str(self._dim_of[name])]  # type: ignore[return-value]
@@ -141,6 +160,11 @@ class Ranker(nn.Module):
         """Start from the label rate of each task: the first step need not learn it."""
         with torch.no_grad():
             self.wide_bias.copy_(torch.logit(rates.clamp(1e-4, 1 - 1e-4)))
+
+    def set_curves(self, dense: Tensor) -> None:
+        """Bend the curves of numbers at the quantiles of these rows of train, ``[rows, n]``."""
+        if self.numbers is not None:
+            self.numbers.fit(dense[:, : len(self.layout.dense)].to(self.wide_bias.device))
 
     # -- forward ----------------------------------------------------------------------------------
 
@@ -183,9 +207,10 @@ class Ranker(nn.Module):
 
     def _dropped(self, ids: Tensor) -> Tensor:
         """In training, a share of the ids shown as unseen."""
-        if not self.training or not self.config.id_dropout:
+        if not self.training or not (self.config.id_dropout or self.config.id_dropout_few):
             return ids
-        drop = torch.rand(ids.shape, device=ids.device) < self.config.id_dropout
+        share = self._drop[torch.where(ids >= 0, ids + self._wide_offset, 0)]
+        drop = torch.rand(ids.shape, device=ids.device) < share
         return torch.where(drop & (ids >= FIRST), UNSEEN, ids)
 
     def inputs(self, batch: Batch, ids: Tensor | None = None) -> Tensor:
@@ -195,6 +220,8 @@ class Ranker(nn.Module):
         parts = [self.drop(torch.cat(list(fields.values()), 1))] if fields else []
         if batch.dense.shape[1]:
             parts.append(self.norm(batch.dense))
+        if self.numbers is not None:
+            parts.append(self.numbers(batch.dense[:, : len(self.layout.dense)]))
         parts += [self._history(batch, h, fields) for h in self.layout.histories]
         parts += list(batch.vectors.values())
         if self.padding:

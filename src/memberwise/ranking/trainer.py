@@ -32,6 +32,8 @@ from memberwise.ranking.predict import predict
 from memberwise.ranking.ranker import Ranker
 
 REPORT_STEPS = 50
+CURVE_ROWS = 100_000
+"""Rows of train, at most, that decide where the curves of numbers bend."""
 _METRICS: dict[str, tuple[Callable[..., float], int]] = {
     "log_loss": (metrics.log_loss, -1),
     "auc": (metrics.auc, +1),
@@ -134,6 +136,7 @@ class Trainer:
                 old.unlink(missing_ok=True)
             torch.manual_seed(self.seed)
             self.ranker.set_prior(_label_rates(self.train_rows))
+            self.ranker.set_curves(_dense_sample(self.train_rows))
         self._started = time.process_time() - self.at.cpu_seconds
         self._last_checkpoint = time.monotonic()
         while not self.at.finished:
@@ -297,6 +300,12 @@ def choose_device(name: str) -> torch.device:
 def _label_rates(loader: Loader) -> torch.Tensor:
     labels = np.asarray(loader.arrays["labels"], np.float32)
     return torch.from_numpy(np.nanmean(labels, axis=0, dtype=np.float64).astype(np.float32))
+
+
+def _dense_sample(loader: Loader) -> torch.Tensor:
+    """Evenly spaced rows of the numeric columns."""
+    dense = loader.arrays["dense"]
+    return torch.from_numpy(np.array(dense[:: max(1, len(dense) // CURVE_ROWS)], np.float32))
 
 
 def _mean_over_tasks(

@@ -293,7 +293,8 @@ class Recommender:
             for chunk in log.chunks():
                 if sampler is not None:
                     chunk = sampler.expand(chunk)
-                arrays: Arrays = pipeline.batch_arrays(pipeline.absorb(chunk)) | pipeline.labels(chunk)
+                frame = pipeline.absorb(chunk)
+                arrays: Arrays = pipeline.batch_arrays(frame) | pipeline.labels(frame.events)
                 arrays["scores"] = self.score(arrays)
                 parts.append(arrays)
         if rejects.total:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from memberwise.data.arrays import load_arrays, save_arrays
 from memberwise.data.events import Rejects
@@ -75,7 +76,12 @@ def new_ranker(project: Project, pipeline: FeaturePipeline) -> Ranker:
     """An untrained ranker for a project."""
     rows = {name: v.rows for name, v in pipeline.vocabularies.items()}
     dims = {name: v.dim for name, v in pipeline.vectors.items()}
-    return Ranker(pipeline.layout, rows, dims, project.config.ranker, seed=project.config.seed)
+    counts = {
+        name: torch.from_numpy(v.counts.astype(np.float32))
+        for name, v in pipeline.vocabularies.items()
+        if len(v.counts) == v.rows
+    }
+    return Ranker(pipeline.layout, rows, dims, project.config.ranker, seed=project.config.seed, counts=counts)
 
 
 def fit_parts(fitting: Fitting, stage: str) -> None:
