@@ -10,7 +10,7 @@ import numpy as np
 from _quality_cells import Case, Cell
 
 TRIALS = 8
-"""Settings tried for each peer, judged by log-loss on valid; the ranker's defaults are not searched by log."""
+"""Settings tried for each peer, judged by log-loss on valid; the ranker runs on its defaults."""
 SEARCH_ROWS = 120_000
 """Latest rows of train that a trial is fitted on."""
 

@@ -1,12 +1,13 @@
-"""Does the full ranker rank better? On two real logs, at equal freshness, against tuned peers, block by block.
+"""Does the full ranker rank better? Two real logs, equal freshness, tuned peers, block by block.
 
-Every cell (model, log, freshness, seed) is kept under ``.cache/ranker-quality``: a run that was stopped goes on,
-and a second run prints the tables at once. The whole takes about 75 CPU-minutes on one core.
+Every cell (model, log, freshness, seed) is kept under ``.cache/ranker-quality``: a run that was stopped goes
+on, and a second run prints the tables at once. The whole takes longer than other benchmarks, about 75
+CPU-minutes on one core, because of the seeds.
 
-Peers get the same rows: ids, numeric columns (the point-in-time counts) or both, and eight settings each, tried
-on the latest 120,000 rows of train and judged by log-loss on valid. The ranker runs on the package's defaults on
-both logs. Intervals draw members and seeds together, paired, 1,000 times; with several seeds the value is
-the mean of the metric over seeds, never the metric of averaged predictions.
+Peers get the same rows: ids, numeric columns (the point-in-time counts) or both, and eight settings each,
+tried on the latest 120,000 rows of train and judged by log-loss on valid. The ranker runs on the package's
+defaults on both logs. Intervals draw members and seeds together, paired, 1,000 times; with several seeds the
+value is the mean of the metric over seeds, never the metric of averaged predictions.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Fits one peer on arrays from files and writes its probabilities: ``python quality.py JOB.json``.
 
-A job names the peer, the folder of the arrays, a setting, the seed and the file to write. With ``latest_rows``
-it trains on the latest rows of train only: that is a step of a search.
+A job names the peer, the folder of the arrays, a setting, the seed and the file to write. With
+``latest_rows`` it trains on the latest rows of train only: that is a step of a search.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Labels by the percentile of a cluster: exact answers, a plain twin, and nothing of the same period or later."""
+"""Labels by the percentile of a cluster: exact answers, a plain twin, nothing of the same period or later."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Labels that say whether a number is high for its kind: above a percentile of its cluster in the period before.
+"""Labels that say whether a number is high for its kind: above a percentile of its cluster the period before.
 
 Raw dwell is noisy, and a fixed threshold goes stale and favours long content. A threshold per cluster
 (position, type of content, platform) that moves with the days does neither.
@@ -28,8 +28,8 @@ class PercentileLabels:
     ``y_i = 1[v_i > q_share(v_j : j in the cluster of i, period(j) = period(i) - 1)]``
 
     The cluster of a row is made by the values of all columns of `within`; while it had fewer than `min_rows`
-    rows in the period before, the last column is left out, and in the end all rows are one cluster. Where even
-    these are too few, as in the first period of a log, the label is not defined.
+    rows in the period before, the last column is left out, and in the end all rows are one cluster. Where
+    even these are too few, as in the first period of a log, the label is not defined.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ class PercentileLabels:
         return np.stack(levels)
 
     def _limits(self, period: int, keys: U64) -> F32:
-        """Threshold of each row by the rows of a period, ``[n]``; NaN where these are too few at all levels."""
+        """Threshold of each row by the rows of a period, ``[n]``; NaN where they are too few at all levels."""
         past = self._periods == period
         values = self._values[past]
         limits = np.full(keys.shape[1], np.nan, np.float32)

@@ -110,9 +110,8 @@ class FeaturePipeline:
             Its ``events`` hold the labels of tasks with a percentile, which are numbers in `events`.
         """
         frame = Frame(events, self.schema, self.tables)
-        for state in self.percentiles:
-            labels = pl.Series(label_column(state.task), state.label(frame))
-            frame.events = frame.events.with_columns(labels)
+        for p in self.percentiles:
+            frame.events = frame.events.with_columns(pl.Series(label_column(p.task), p.label(frame)))
         for state in self._moving():
             state.absorb(frame)
         if len(frame):

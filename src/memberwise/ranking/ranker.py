@@ -37,6 +37,8 @@ class Ranker(nn.Module):
         Blocks and widths.
     seed
         Of the initial weights.
+    counts : dict of str to Tensor, optional
+        How often the value of each row of a table stands in train.
 
     References
     ----------
@@ -45,6 +47,7 @@ class Ranker(nn.Module):
 
     _offset: Tensor
     _wide_offset: Tensor
+    _dropped_share: Tensor
 
     def __init__(
         self,
@@ -57,10 +60,10 @@ class Ranker(nn.Module):
     ) -> None:
         super().__init__()
         self.layout, self.config = layout, config
-        self._counts = counts or {}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self._build(rows, vector_dims)
+        self._register_rarity(counts or {})
 
     def _build(self, rows: Mapping[str, int], vector_dims: Mapping[str, int]) -> None:
         layout, config = self.layout, self.config
@@ -131,20 +134,23 @@ class Ranker(nn.Module):
         wide = [self.wide.offsets[f.table] for f in columns]
         self.register_buffer("_offset", torch.tensor(offset, dtype=torch.int32), persistent=False)
         self.register_buffer("_wide_offset", torch.tensor(wide, dtype=torch.int32), persistent=False)
-        share = torch.zeros(len(self.wide.weight))
-        for name, at in self.wide.offsets.items():
-            share[at : at + self.wide.sizes[name]] = self._share_dropped(name)
-        self.register_buffer("_drop", share, persistent=False)
-        for table in [*self.embeddings.values(), self.wide]:
-            for name, at in table.offsets.items():
-                if name in self._counts:
-                    table.rarity[at : at + table.sizes[name]] = 1.0 / self._counts[name].clamp_min(1.0)
 
-    def _share_dropped(self, table: str) -> Tensor | float:
+    def _register_rarity(self, counts: Mapping[str, Tensor]) -> None:
+        """How often each id stands in train: rare ones are dropped and shrunk more."""
         p, few = self.config.id_dropout, self.config.id_dropout_few
-        if table not in self._counts:
-            return p
-        return p + (1.0 - p) * few / (few + self._counts[table].clamp_min(0.0) + 1e-9)
+        share = torch.full((len(self.wide.weight),), p)
+        for table in self._fused():
+            for name in counts.keys() & table.offsets.keys():
+                n = counts[name].clamp_min(1.0)
+                rows = slice(table.offsets[name], table.offsets[name] + len(n))
+                table.rarity[rows] = 1.0 / n
+                if table is self.wide:
+                    share[rows] = p + (1.0 - p) * few / (few + n)
+        self.register_buffer("_dropped_share", share, persistent=False)
+
+    def _fused(self) -> list[FusedEmbedding]:
+        tables: list[Any] = [*self.embeddings.values(), self.wide]
+        return tables
 
     def _table(self, name: str) -> FusedEmbedding:
         return self.embeddings[str(self._dim_of[name])]  # type: ignore[return-value]
@@ -209,7 +215,7 @@ class Ranker(nn.Module):
         """In training, a share of the ids shown as unseen."""
         if not self.training or not (self.config.id_dropout or self.config.id_dropout_few):
             return ids
-        share = self._drop[torch.where(ids >= 0, ids + self._wide_offset, 0)]
+        share = self._dropped_share[torch.where(ids >= 0, ids + self._wide_offset, 0)]
         drop = torch.rand(ids.shape, device=ids.device) < share
         return torch.where(drop & (ids >= FIRST), UNSEEN, ids)
 
