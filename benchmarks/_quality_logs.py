@@ -95,7 +95,7 @@ def _groceries(log: str) -> dict[str, Any]:
         ],
         "aggregates": [{"by": list(key)} for key in _KEYS],
         "split": {"valid_from": start["valid"].isoformat(), "test_from": start["test"].isoformat()},
-        "training": {"batch_size": 1024},
+        "training": {"batch_size": 2048},
     }
 
 

@@ -353,7 +353,7 @@ def test_too_many_values(clinic: Clinic) -> None:
     clinic.log = clinic.log.with_columns(page=pl.int_range(pl.len()) * 7919 % 10_007)
     where = clinic.add({"kind": "categorical", "column": "page"})
     assert one(clinic.examine(), "too many values", "warning").where == f"{where}.column"
-    clinic.settings["features"][-1] |= {"encoding": "hash", "buckets": 100}
+    clinic.settings["features"][-1] |= {"encoding": "hash", "remainders": 100}
     assert not found(clinic.examine(), "too many values")
 
 

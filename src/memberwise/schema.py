@@ -134,9 +134,16 @@ class Categorical(Model):
     name: str = ""
     max_values: int = Field(1, ge=1, le=256, description="Values kept of a list column, in its order.")
     table: str | None = Field(None, description="Features with the same table share their embeddings.")
-    encoding: Literal["vocabulary", "hash"] = "vocabulary"
+    encoding: Literal["vocabulary", "hash"] = Field(
+        "vocabulary", description="hash: no dictionary and no unknown value, however many there are."
+    )
     min_count: int = Field(2, ge=1, description="Rarer values in train share the unseen-value row.")
-    buckets: int = Field(100_000, ge=2, description="Rows of the table when encoding is hash.")
+    remainders: int | None = Field(
+        None,
+        ge=1,
+        description="Rows of the table of remainders: a value is the sum of a quotient's row and of a "
+        "remainder's. With a vocabulary null gives each value its own row; with hash it is 65,536.",
+    )
     dim: int | None = Field(None, ge=1, le=1024, description="Width; default: ranker.embedding_dim.")
 
 
@@ -349,11 +356,11 @@ class Schema(Model):
         for f in self.features:
             if isinstance(f, Categorical):
                 table = f.table or feature_name(f)
-                shape = (f.encoding, f.dim, f.min_count, f.buckets)
+                shape = (f.encoding, f.dim, f.min_count, f.remainders)
                 if tables.setdefault(table, shape) != shape:
                     raise ValueError(
                         f"feature {feature_name(f)}: shares table {table!r} but differs in encoding, dim, "
-                        "min_count or buckets"
+                        "min_count or remainders"
                     )
 
     @property

@@ -53,7 +53,7 @@ def test_packed_rows_are_those_of_a_direct_encoding(tmp_path: Path):
     items(tmp_path)
     features = [
         *project_values("x")["features"],
-        {"kind": "categorical", "column": "item.kinds", "max_values": 2, "encoding": "hash", "buckets": 20},
+        {"kind": "categorical", "column": "item.kinds", "max_values": 2, "encoding": "hash"},
         {"kind": "numeric", "column": "item.price", "transform": "quantile"},
         {"kind": "age", "since": "item.born"},
         {"kind": "vector", "entity": "item", "column": "v"},
@@ -85,8 +85,8 @@ def test_train_alone_decides_how_train_is_encoded(tmp_path: Path, encoding: str)
     """Other events after train: new ids, other labels, other numbers. Nothing in train changes."""
     raw = impressions(800)
     features = [
-        {"kind": "categorical", "column": "m", "table": "shared", "encoding": encoding, "buckets": 50},
-        {"kind": "categorical", "column": "i", "table": "shared", "encoding": encoding, "buckets": 50},
+        {"kind": "categorical", "column": "m", "table": "shared", "encoding": encoding},
+        {"kind": "categorical", "column": "i", "table": "shared", "encoding": encoding},
         {"kind": "categorical", "column": "tags", "max_values": 2},
         {"kind": "numeric", "column": "num"},
         {"kind": "history", "length": 3, "delay": "none"},

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import polars as pl
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memberwise.data.hashing import hash_values
+from memberwise.data.hashing import hash_text, hash_values
 from memberwise.data.vocabulary import FIRST, MISSING, UNSEEN, Vocabulary
+from memberwise.nn.qr_embedding import qr_hash_rows
 
 letters = st.lists(st.sampled_from([*"abcdefg", None]), max_size=40)
 
@@ -68,21 +70,42 @@ def test_saved_and_loaded_it_is_the_same(train: list[str | None]):
 
 
 def test_hashed_rows_are_stable_and_salted_by_the_table():
-    one, other = Vocabulary("film", "hash", buckets=1000), Vocabulary("genre", "hash", buckets=1000)
+    one, other = Vocabulary("film", "hash", remainders=1000), Vocabulary("genre", "hash", remainders=1000)
     assert one.encode(hashed(["17", "a", "🎬", None])).tolist() == PINNED
     values = hashed([str(k) for k in range(2000)])
-    assert (one.encode(values) != other.encode(values)).mean() > 0.99
     rows = one.encode(values)
+    assert (rows != other.encode(values)).mean() > 0.99
     assert rows.min() >= FIRST
-    assert rows.max() < one.rows == FIRST + 1000
-    # About as many distinct rows as balls in boxes: 1000 * (1 - exp(-2)).
-    assert 820 < len(np.unique(rows)) < 910
+    assert rows.max() < one.rows == FIRST + 2 * (4_294_968 + 1000)
 
 
-PINNED = [157, 344, 237, 1]
+PINNED = [
+    [2557150, 4295325, 6594648, 8591738],
+    [3553898, 4295000, 7648445, 8591135],
+    [3034216, 4295949, 8315640, 8591574],
+    [1, -1, -1, -1],
+]
+
+
+def test_the_rows_of_a_hashed_value_are_those_of_the_layer():
+    """Another program: torch on signed numbers, tables one by one."""
+    table = Vocabulary("film", "hash")
+    values = hashed([str(k) for k in range(500)])
+    bits = torch.from_numpy(values.view(np.int64).copy())
+    expected = qr_hash_rows(bits, 1 << 16, salt=hash_text("film")).numpy()
+    starts = FIRST + (1 << 16) * np.arange(4)
+    np.testing.assert_array_equal(table.encode(values), expected + starts)
+
+
+@given(st.lists(st.integers(1, 2**64 - 1), unique=True, min_size=2, max_size=50), st.integers(1, 2**20))
+def test_different_values_have_different_rows(values: list[int], remainders: int):
+    rows = Vocabulary("t", "hash", remainders=remainders).encode(np.array(values, np.uint64))
+    assert len(np.unique(rows, axis=0)) == len(values)
 
 
 def test_a_hashed_table_knows_no_unseen_value():
-    table = Vocabulary("t", "hash", buckets=2)
-    assert set(table.encode(hashed(list("abcdefgh"))).tolist()) == {FIRST, FIRST + 1}
-    assert (table.freeze(np.ones(4, np.int64)) == np.arange(4)).all()
+    table = Vocabulary("t", "hash")
+    rows = table.encode(hashed(["a", None]))
+    assert (rows[0] >= FIRST).all()
+    assert rows[1].tolist() == [1, -1, -1, -1]
+    assert (table.freeze(np.ones(4, np.int64)) == np.arange(table.rows)).all()

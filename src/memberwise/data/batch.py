@@ -20,7 +20,7 @@ class HistoryBatch:
     Attributes
     ----------
     items, actions : Tensor of int32, [B, N]
-        Rows of their tables; -1 behind the last event.
+        Rows of their tables; -1 behind the last event. Items of a hashed table: [B, 4 N], four rows each.
     ages : Tensor of float32, [B, N]
         Days.
     """

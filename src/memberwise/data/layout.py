@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from memberwise.data.normalise import DenseColumn
+from memberwise.data.vocabulary import HASH_PARTS
 from memberwise.schema import (
     Age,
     Aggregate,
@@ -32,32 +33,45 @@ class Table:
     name: str
     encoding: str = "vocabulary"
     min_count: int = 1
-    buckets: int = 0
+    remainders: int | None = None
     dim: int | None = None
+
+    @property
+    def parts(self) -> int:
+        """Rows of the table that make up a value in a batch."""
+        return HASH_PARTS if self.encoding == "hash" else 1
 
 
 @dataclass(frozen=True)
 class IdField:
     """A categorical feature: columns ``[start, start + width)`` of the batch's ids.
 
-    A field with `width` above 1 is multi-valued and padded with -1.
+    A field of several values is padded with -1. Each value takes `parts` columns: one, or four where the
+    table is hashed (`memberwise.data.vocabulary`).
     """
 
     name: str
     table: str
     start: int
     width: int
+    parts: int = 1
+
+    @property
+    def values(self) -> int:
+        """How many values it has at most."""
+        return self.width // self.parts
 
 
 @dataclass(frozen=True)
 class HistoryField:
-    """A history: items, actions and ages of the last `length` events."""
+    """A history: items, actions and ages of the last `length` events; an item takes `parts` columns."""
 
     name: str
     length: int
     item_table: str
     action_table: str
     encoder: str
+    parts: int = 1
 
 
 @dataclass(frozen=True)
@@ -116,13 +130,13 @@ def compile_layout(schema: Schema, aggregate_columns: Sequence[tuple[Aggregate, 
 
     def field(name: str, table: Table, width: int) -> None:
         tables.setdefault(table.name, table)
-        ids.append(IdField(name, table.name, sum(f.width for f in ids), width))
+        ids.append(IdField(name, table.name, sum(f.width for f in ids), width * table.parts, table.parts))
 
     for f in schema.features:
         name = feature_name(f)
         match f:
             case Categorical():
-                table = Table(f.table or name, f.encoding, f.min_count, f.buckets, f.dim)
+                table = Table(f.table or name, f.encoding, f.min_count, f.remainders, f.dim)
                 field(name, table, f.max_values)
             case Clock():
                 field(f"{name}.hour", Table(f"{name}.hour"), 1)
@@ -141,7 +155,8 @@ def compile_layout(schema: Schema, aggregate_columns: Sequence[tuple[Aggregate, 
                 tables.setdefault(item_table.name, item_table)
                 action_table = Table(f"{name}.action")
                 tables.setdefault(action_table.name, action_table)
-                histories.append(HistoryField(name, f.length, item_table.name, action_table.name, f.encoder))
+                names = item_table.name, action_table.name
+                histories.append(HistoryField(name, f.length, *names, f.encoder, item_table.parts))
     for aggregate, columns in aggregate_columns:
         # Only recency, and a mean before the first value, can be missing.
         for column in columns:
@@ -156,5 +171,5 @@ def _table_of_column(schema: Schema, column: str) -> Table | None:
     """The table of the feature that looks up this column, so that a history shares its embeddings."""
     for f in schema.features:
         if isinstance(f, Categorical) and f.column == column:
-            return Table(f.table or feature_name(f), f.encoding, f.min_count, f.buckets, f.dim)
+            return Table(f.table or feature_name(f), f.encoding, f.min_count, f.remainders, f.dim)
     return None

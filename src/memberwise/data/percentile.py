@@ -93,7 +93,7 @@ class PercentileLabels:
         return np.stack(levels)
 
     def _limits(self, period: int, keys: U64) -> F32:
-        """Threshold of each row by the rows of a period, ``[n]``; NaN where they are too few at all levels."""
+        """Threshold of each row by the rows of a period, ``[n]``; NaN where these are too few."""
         past = self._periods == period
         values = self._values[past]
         limits = np.full(keys.shape[1], np.nan, np.float32)

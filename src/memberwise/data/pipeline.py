@@ -7,6 +7,7 @@ training and serving is whether vocabularies may still grow.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -83,7 +84,7 @@ class FeaturePipeline:
             if isinstance(f, History)
         }
         self.vocabularies = {
-            t.name: Vocabulary(t.name, t.encoding, t.min_count, t.buckets) for t in self.layout.tables
+            t.name: Vocabulary(t.name, t.encoding, t.min_count, t.remainders) for t in self.layout.tables
         }
         self.normaliser = Normaliser(self.layout.dense)
         self.percentiles = [
@@ -204,13 +205,16 @@ class FeaturePipeline:
             match f:
                 case Categorical(max_values=1):
                     field = next(fields)
-                    out[:, field.start] = self.vocabularies[field.table].encode(frame.values(f.column))
+                    rows = self.vocabularies[field.table].encode(frame.values(f.column))
+                    out[:, field.start : field.start + field.width] = rows.reshape(len(frame), field.parts)
                 case Categorical():
                     field = next(fields)
                     flat, offsets = frame.lists(f.column, f.max_values)
-                    rows = self.vocabularies[field.table].encode(flat)
+                    rows = self.vocabularies[field.table].encode(flat).reshape(len(flat), field.parts)
                     place = np.arange(len(flat)) - np.repeat(offsets[:-1], np.diff(offsets))
-                    out[np.repeat(np.arange(len(frame)), np.diff(offsets)), field.start + place] = rows
+                    row = np.repeat(np.arange(len(frame)), np.diff(offsets))
+                    for part in range(field.parts):
+                        out[row, field.start + place * field.parts + part] = rows[:, part]
                 case Clock():
                     for hashes in _clock(frame.times, f.timezone):
                         field = next(fields)
@@ -218,9 +222,10 @@ class FeaturePipeline:
         return out
 
     def _places(self, table: str, hashes: U64, known: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
-        rows = np.full(hashes.shape, PAD, np.int32)
-        rows[known] = self.vocabularies[table].encode(hashes[known])
-        return rows
+        encoded = self.vocabularies[table].encode(hashes[known])
+        rows = np.full((*hashes.shape, *encoded.shape[1:]), PAD, np.int32)
+        rows[known] = encoded
+        return rows.reshape(len(rows), rows.shape[1] * math.prod(rows.shape[2:]))
 
     def _dense(self, frame: Frame) -> npt.NDArray[np.float32]:
         columns: list[npt.NDArray[np.float32]] = []

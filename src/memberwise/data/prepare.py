@@ -201,7 +201,7 @@ def _table_columns(pipeline: FeaturePipeline) -> dict[str, list[tuple[str, bool]
     for h in layout.histories:
         # Where the item has a field of its own, that one counts: a history would count an event many times.
         alone = not any(f.table == h.item_table for f in layout.ids)
-        columns[f"{h.name}.items"] = [(h.item_table, alone)] * h.length
+        columns[f"{h.name}.items"] = [(h.item_table, alone)] * (h.length * h.parts)
         columns[f"{h.name}.actions"] = [(h.action_table, True)] * h.length
     return columns
 

@@ -1,6 +1,10 @@
 """From hashed values to the rows of an embedding table.
 
 Rows of every table: 0 is the value never seen (or too rare) in train, 1 is "missing", the rest are values.
+
+A hashed table needs no dictionary: the two halves B and C of a value's 64-bit hash, salted by the table's
+name, stand for it, each as a quotient and a remainder by R. Its embedding is the sum of four rows, and
+different values have different ones. Among a billion values one expects 0.03 pairs with the same 64 bits.
 """
 
 from __future__ import annotations
@@ -16,6 +20,11 @@ from memberwise.data.hashing import U64, HashIndex, hash_text, mix64
 
 I32 = npt.NDArray[np.int32]
 UNSEEN, MISSING, FIRST = 0, 1, 2
+HASH_PARTS = 4
+"""Rows that make up a value of a hashed table."""
+REMAINDERS = 1 << 16
+"""R of a hashed table if not given: four parts of 65,536 rows."""
+HALF = 1 << 32
 PAD = -1
 """Stands in unused places of multi-valued features and histories."""
 
@@ -30,15 +39,19 @@ class Vocabulary:
         Of the table.
     encoding
         ``vocabulary``: a row for every value with at least `min_count` occurrences in train.
-        ``hash``: the row is a function of the value alone, salted by the table's name; nothing is stored.
-    min_count, buckets
-        For the one and the other.
+        ``hash``: the rows are a function of the value alone, salted by the table's name; nothing is stored.
+    min_count, remainders
+        For the one and the other: the least number of occurrences, and R.
+
+    References
+    ----------
+    LiRank (Borisyuk et al., 2024), section 5.3. Sums, because products did not converge there.
     """
 
     name: str
     encoding: str
     min_count: int = 1
-    buckets: int = 0
+    remainders: int | None = None
 
     def __post_init__(self) -> None:
         self.index = HashIndex()
@@ -49,13 +62,21 @@ class Vocabulary:
     @property
     def rows(self) -> int:
         """Rows of the table."""
-        return FIRST + (self.buckets if self.encoding == "hash" else len(self.index))
+        if self.encoding == "hash":
+            return FIRST + 2 * (-(-HALF // self._remainders) + self._remainders)
+        return FIRST + len(self.index)
+
+    @property
+    def _remainders(self) -> int:
+        return self.remainders or REMAINDERS
 
     def encode(self, hashes: U64) -> I32:
-        """Row of each value. Until `freeze`, a new value gets a new row."""
+        """Row of each value, ``[n]``; of a hashed table its four rows, ``[n, 4]``.
+
+        Until `freeze`, a new value gets a new row.
+        """
         if self.encoding == "hash":
-            salt = np.uint64(hash_text(self.name))
-            return _hash_rows(hashes, salt, np.uint64(self.buckets))
+            return _hash_rows(hashes, np.uint64(hash_text(self.name)), np.uint64(self._remainders))
         codes = self.index.find(hashes) if self.frozen else self.index.add(hashes)
         return np.where(codes >= 0, codes + FIRST, np.where(hashes == 0, MISSING, UNSEEN)).astype(np.int32)
 
@@ -102,8 +123,20 @@ class Vocabulary:
 
 
 @njit(cache=True, nogil=True)
-def _hash_rows(hashes: U64, salt: np.uint64, buckets: np.uint64) -> I32:
-    out = np.empty(len(hashes), np.int32)
+def _hash_rows(hashes: U64, salt: np.uint64, remainders: np.uint64) -> I32:
+    """Quotient and remainder of the low and the high half; PAD behind a missing value's one row. [n, 4]"""
+    out = np.full((len(hashes), 4), -1, np.int32)
+    low_half = np.uint64(0xFFFFFFFF)
+    quotients = (low_half + remainders) // remainders
     for i in range(len(hashes)):
-        out[i] = 1 if hashes[i] == 0 else 2 + np.int32(mix64(hashes[i] ^ salt) % buckets)
+        if hashes[i] == 0:
+            out[i, 0] = 1
+            continue
+        h = mix64(hashes[i] ^ salt)
+        first = np.uint64(2)
+        for part in range(2):
+            half = (h >> np.uint64(32 * part)) & low_half
+            out[i, 2 * part] = np.int32(first + half // remainders)
+            out[i, 2 * part + 1] = np.int32(first + quotients + half % remainders)
+            first += quotients + remainders
     return out

@@ -142,11 +142,11 @@ def check_cardinality(e: Evidence) -> Iterator[Finding]:
         distinct, kept = len(counts), int((counts >= f.min_count).sum())
         if kept > HASH_ABOVE:
             text = f"{f.column!r} has {distinct:,} values, {kept:,} of them with an embedding of their own"
-            fix = "set encoding: hash with fewer buckets, or a higher min_count"
+            fix = "set remainders: 1000 (two rows in place of one), or encoding: hash, or a higher min_count"
             yield Finding("note", "huge table", text, f"features.{i}", fix)
         if distinct > MANY_VALUES * rows and distinct > 100 and f.column not in people:
             text = f"{f.column!r} has {distinct:,} values in {rows:,} rows: hardly one returns"
-            fix = "take it out, raise min_count, or set encoding: hash with few buckets"
+            fix = "take it out, raise min_count, or set encoding: hash"
             yield Finding("warning", "too many values", text, f"features.{i}.column", fix)
 
 

@@ -18,7 +18,7 @@ from memberwise.schema import Model
 class RankerConfig(Model):
     """What the ranker is made of."""
 
-    embedding_dim: int = Field(16, ge=1, le=1024, description="Width of the embedding tables.")
+    embedding_dim: int = Field(8, ge=1, le=1024, description="Width of the embedding tables.")
     blocks: Annotated[list[Block], Field(min_length=1)] = Field(
         [CrossConfig(), MLPConfig()], description="Interaction blocks, each sees the input."
     )
@@ -44,7 +44,7 @@ class RankerConfig(Model):
         description="Share of ids shown as unseen in training, so that unseen ids are learned.",
     )
     id_dropout_few: float = Field(
-        0.0,
+        10.0,
         ge=0,
         description="Rare ids are shown as unseen more often: one seen n times in a further f / (f + n).",
     )
@@ -54,13 +54,13 @@ class RankerConfig(Model):
 class TrainingConfig(Model):
     """How the ranker is trained."""
 
-    epochs: int = Field(10, ge=1)
+    epochs: int = Field(3, ge=1, description="Passes over train; the rates fall over all of them.")
     batch_size: int = Field(1024, ge=1)
     optimizer: Literal["adam", "adagrad"] = Field("adam", description="Of the dense part.")
     lr: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.0, ge=0, description="Decoupled, of the dense part.")
     sparse_optimizer: Literal["rowwise_adagrad", "lazy_adam"] = "rowwise_adagrad"
-    embedding_lr: float = Field(0.02, gt=0)
+    embedding_lr: float = Field(0.005, gt=0, description="Ids overfit within a pass: slow is safe.")
     embedding_decay: float = Field(0.0, ge=0, description="Shrinkage of rows when they are touched.")
     rare_decay: float = Field(
         0.0, ge=0, description="Shrinkage of a row seen n times in train, divided by n at each touch."

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from memberwise.data.batch import Batch
 from memberwise.data.layout import HistoryField, IdField, Layout
-from memberwise.data.vocabulary import FIRST, UNSEEN
 from memberwise.errors import ConfigError
-from memberwise.nn.embedding import FusedEmbedding, masked_mean
+from memberwise.nn.embedding import FusedEmbedding
+from memberwise.ranking.columns import IdColumns, table_size
 from memberwise.ranking.config import RankerConfig
 from memberwise.ranking.wiring import history_encoder
 
@@ -45,9 +45,8 @@ class Ranker(nn.Module):
     LiRank (Borisyuk et al., 2024), section 2; DCN V2 (Wang et al., 2021); Wide & Deep (Cheng et al., 2016).
     """
 
-    _offset: Tensor
-    _wide_offset: Tensor
-    _dropped_share: Tensor
+    _shares: Tensor
+    _share_start: Tensor
 
     def __init__(
         self,
@@ -69,12 +68,14 @@ class Ranker(nn.Module):
         layout, config = self.layout, self.config
         self.vector_dims = dict(vector_dims)
         self._dim_of = {t.name: t.dim or config.embedding_dim for t in layout.tables}
+        self.columns = IdColumns(layout, rows)
+        size = {t.name: table_size(t, rows[t.name]) for t in layout.tables}
         self.embeddings = nn.ModuleDict()
         for dim in sorted(set(self._dim_of.values())):
-            sizes = {t: rows[t] for t, d in self._dim_of.items() if d == dim}
+            sizes = {t: size[t] for t, d in self._dim_of.items() if d == dim}
             self.embeddings[str(dim)] = FusedEmbedding(sizes, dim)
         tasks = len(layout.tasks)
-        self.wide = FusedEmbedding({t.name: rows[t.name] for t in layout.tables}, tasks, std=0.0)
+        self.wide = FusedEmbedding(size, tasks, std=0.0)
         self.wide_bias = nn.Parameter(torch.zeros(tasks))
         self.histories = nn.ModuleDict()
         for h in layout.histories:
@@ -103,7 +104,6 @@ class Ranker(nn.Module):
         self.head_weight = nn.Parameter(torch.empty(tasks, self.heads.out_dim).normal_(std=0.01))
         self.curves = config.calibration.build(tasks) if config.calibration is not None else None
         self._build_curve_effects(rows)
-        self._register_columns()
 
     def _build_curve_effects(self, rows: Mapping[str, int]) -> None:
         """What calibration features add to the curves: zero rows, one weight per task and bucket."""
@@ -127,26 +127,27 @@ class Ranker(nn.Module):
             width = len(self.layout.tasks) * self.curves.buckets
             self.curve_effects = FusedEmbedding(sizes, width, std=0.0)
 
-    def _register_columns(self) -> None:
-        """Where each field's rows begin in the fused matrices, by column of the batch's ids."""
-        columns = [f for f in self.layout.ids for _ in range(f.width)]
-        offset = [self._table(f.table).offsets[f.table] for f in columns]
-        wide = [self.wide.offsets[f.table] for f in columns]
-        self.register_buffer("_offset", torch.tensor(offset, dtype=torch.int32), persistent=False)
-        self.register_buffer("_wide_offset", torch.tensor(wide, dtype=torch.int32), persistent=False)
-
     def _register_rarity(self, counts: Mapping[str, Tensor]) -> None:
         """How often each id stands in train: rare ones are dropped and shrunk more."""
         p, few = self.config.id_dropout, self.config.id_dropout_few
-        share = torch.full((len(self.wide.weight),), p)
-        for table in self._fused():
-            for name in counts.keys() & table.offsets.keys():
-                n = counts[name].clamp_min(1.0)
-                rows = slice(table.offsets[name], table.offsets[name] + len(n))
-                table.rarity[rows] = 1.0 / n
-                if table is self.wide:
-                    share[rows] = p + (1.0 - p) * few / (few + n)
-        self.register_buffer("_dropped_share", share, persistent=False)
+        shares = {}
+        for name, count in counts.items():
+            n = count.clamp_min(1.0)
+            shares[name] = p + (1.0 - p) * few / (few + n)
+            if not self.columns.rows_of[name].compressed:
+                for table in self._fused():
+                    if name in table.offsets:
+                        table.rarity[table.offsets[name] : table.offsets[name] + len(n)] = 1.0 / n
+        # One list for all tables; a column finds its table's part by its start.
+        starts, parts, at = {}, [torch.full((1,), p)], 1
+        for name, share in shares.items():
+            starts[name] = at
+            parts.append(share)
+            at += len(share)
+        columns = [f.table for f in self.layout.ids for _ in range(f.width)]
+        start = [starts.get(t, -1) for t in columns]
+        self.register_buffer("_shares", torch.cat(parts), persistent=False)
+        self.register_buffer("_share_start", torch.tensor(start, dtype=torch.int64), persistent=False)
 
     def _fused(self) -> list[FusedEmbedding]:
         tables: list[Any] = [*self.embeddings.values(), self.wide]
@@ -215,9 +216,9 @@ class Ranker(nn.Module):
         """In training, a share of the ids shown as unseen."""
         if not self.training or not (self.config.id_dropout or self.config.id_dropout_few):
             return ids
-        share = self._dropped_share[torch.where(ids >= 0, ids + self._wide_offset, 0)]
-        drop = torch.rand(ids.shape, device=ids.device) < share
-        return torch.where(drop & (ids >= FIRST), UNSEEN, ids)
+        known = (ids >= 0) & (self._share_start >= 0)
+        share = self._shares[torch.where(known, ids + self._share_start, 0)]
+        return self.columns.dropped(ids, share)
 
     def inputs(self, batch: Batch, ids: Tensor | None = None) -> Tensor:
         """The input of the blocks, ``x0: [B, in_dim]``."""
@@ -245,47 +246,31 @@ class Ranker(nn.Module):
 
     def embed(self, ids: Tensor) -> dict[str, Tensor]:
         """Embedding of every id field, ``[B, D]`` each: one gather per width for all single values."""
-        rows = torch.where(ids >= 0, ids + self._offset, 0)
         found: dict[str, Tensor] = {}
-        for dim, table in self.embeddings.items():
-            mine = [f for f in self.layout.ids if str(self._dim_of[f.table]) == dim]
-            if not mine:
-                continue
-            columns = [c for f in mine for c in range(f.start, f.start + f.width)]
-            block = rows if len(columns) == rows.shape[1] else rows[:, columns]
-            values = table(block)
-            at = 0
-            for f in mine:
-                piece = values[:, at : at + f.width]
-                present = block[:, at : at + f.width] > 0
-                found[f.name] = piece.squeeze(1) if f.width == 1 else masked_mean(piece, present)
-                at += f.width
+        for table in self.embeddings.values():
+            found |= self.columns.fields(table, ids)  # type: ignore[arg-type]
         return {f.name: found[f.name] for f in self.layout.ids}
 
     def _history(self, batch: Batch, field: HistoryField, fields: Mapping[str, Tensor]) -> Tensor:
         history = batch.histories[field.name]
-        mask = history.items >= 0
-        items = self.look_up(field.item_table, history.items, mask)
-        actions = self.look_up(field.action_table, history.actions, mask)
+        mask = history.items[:, :: field.parts] >= 0
+        items = self.look_up(field.item_table, history.items)
+        actions = self.look_up(field.action_table, history.actions)
         candidate = self._candidate(field, fields)
         return self.histories[field.name](items, actions, history.ages, mask, candidate)
 
-    def look_up(self, name: str, rows: Tensor, mask: Tensor) -> Tensor:
-        """Embeddings of rows of a table, zero where the mask is not set."""
-        table = self._table(name)
-        return table(torch.where(mask, rows + table.offsets[name], 0))
+    def look_up(self, name: str, ids: Tensor) -> Tensor:
+        """Embeddings of values of a table, ``[B, N] -> [B, N, D]``; zero where an id is below zero.
+
+        Of a hashed table, four ids make a value: ``[B, 4 N] -> [B, N, D]``.
+        """
+        return self.columns.lookup(self._table(name), name, ids)
 
     def _candidate(self, field: HistoryField, fields: Mapping[str, Tensor]) -> Tensor | None:
         """Embedding of the row's own item, if an id field shares the history's table."""
-        shared: list[IdField] = [f for f in self.layout.ids if f.table == field.item_table and f.width == 1]
+        shared: list[IdField] = [f for f in self.layout.ids if f.table == field.item_table and f.values == 1]
         return fields[shared[0].name] if shared else None
 
     def _wide_logits(self, ids: Tensor) -> Tensor:
         """Sum of the weights of all ids, several values of a field sharing one weight. ``[B, T]``"""
-        values = self.wide(torch.where(ids >= 0, ids + self._wide_offset, 0))
-        share = (ids >= 0).to(values.dtype)
-        for f in self.layout.ids:
-            if f.width > 1:
-                columns = slice(f.start, f.start + f.width)
-                share[:, columns] /= share[:, columns].sum(1, keepdim=True).clamp_min(1.0)
-        return torch.bmm(share.unsqueeze(1), values).squeeze(1)
+        return torch.stack(list(self.columns.fields(self.wide, ids).values())).sum(0)

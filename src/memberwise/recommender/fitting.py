@@ -79,7 +79,7 @@ def new_ranker(project: Project, pipeline: FeaturePipeline) -> Ranker:
     counts = {
         name: torch.from_numpy(v.counts.astype(np.float32))
         for name, v in pipeline.vocabularies.items()
-        if len(v.counts) == v.rows
+        if v.encoding == "vocabulary" and len(v.counts) == v.rows
     }
     return Ranker(pipeline.layout, rows, dims, project.config.ranker, seed=project.config.seed, counts=counts)
 

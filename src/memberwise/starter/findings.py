@@ -202,7 +202,7 @@ def _id_features(f: Findings) -> list[tuple[dict[str, Any], str]]:
         least = 2 if each >= 50 else 5
         why = f"{c.facts()}, {each:,.0f} rows each on average; rarer ids are treated as unseen"
         if c.distinct > 1_000_000:
-            entry |= {"encoding": "hash", "buckets": 1_000_000}
+            entry |= {"encoding": "hash"}
             why = f"{c.facts()}; hashed, because there are so many"
         else:
             entry |= {"min_count": least}
