@@ -126,3 +126,23 @@ def test_clipping_scales_the_gradient() -> None:
     torch.testing.assert_close(a.weight, b.weight)
     a(torch.tensor([1, 1])).sum().backward()
     assert float(first.squared_norm()) == pytest.approx(6.0)
+
+
+@pytest.mark.parametrize("kind", [RowwiseAdagrad, LazyAdam])
+def test_a_rare_row_is_pulled_as_often_and_as_much_as_a_frequent_one_in_a_pass(
+    kind: type[SparseOptimizer],
+) -> None:
+    """Without a gradient only the shrinkage moves a row: (1 + lr d / n)^-n after its n touches."""
+    table = _table()
+    table.rarity[1], table.rarity[2] = 1 / 2, 1 / 50
+    before = table.weight.clone()
+    optimizer = kind([table], lr=0.1, rare_decay=3.0)
+    for row, touches in ((1, 2), (2, 50), (3, 5)):
+        for _ in range(touches):
+            optimizer.zero_grad()
+            (table(torch.tensor([row])) * 0.0).sum().backward()
+            optimizer.step()
+    torch.testing.assert_close(table.weight[1], before[1] * (1 + 0.3 / 2) ** -2)
+    torch.testing.assert_close(table.weight[2], before[2] * (1 + 0.3 / 50) ** -50, rtol=1e-4, atol=1e-6)
+    assert torch.equal(table.weight[3], before[3])  # how often it stands in train is not known
+    assert torch.equal(table.weight[4:], before[4:])
