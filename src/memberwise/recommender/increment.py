@@ -65,9 +65,10 @@ def see_and_score(
     parts: list[Mapping[str, npt.NDArray[Any]]] = []
     logits: list[npt.NDArray[np.float32]] = []
     for chunk in log.chunks():
-        arrays = pipeline.batch_arrays(pipeline.absorb(chunk)) | pipeline.labels(chunk)
+        frame = pipeline.absorb(chunk)
+        arrays = pipeline.batch_arrays(frame) | pipeline.labels(frame.events)
         pipeline.settle()
-        events.append(chunk)
+        events.append(frame.events)
         read, scores = ranker_logits(ranker, beside, arrays)
         parts.append(read)
         logits.append(scores)
