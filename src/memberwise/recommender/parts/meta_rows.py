@@ -205,9 +205,9 @@ def entity_features(ranker: Ranker, batch: Batch, columns: EntityColumns) -> Ten
         for field in ranker.layout.histories:
             if field.name in columns.histories:
                 history = batch.histories[field.name]
-                mask = history.items >= 0
-                items = ranker.look_up(field.item_table, history.items, mask)
-                actions = ranker.look_up(field.action_table, history.actions, mask)
+                mask = history.items[:, :: field.parts] >= 0
+                items = ranker.look_up(field.item_table, history.items)
+                actions = ranker.look_up(field.action_table, history.actions)
                 parts.append(masked_mean(items, mask))
                 if items.shape == actions.shape:
                     parts.append(masked_mean(items * actions, mask))
@@ -220,7 +220,7 @@ def entity_dim(ranker: Ranker, columns: EntityColumns) -> int:
     histories = {}
     for h in layout.histories:
         none = torch.zeros(0, h.length, dtype=torch.int32)
-        histories[h.name] = HistoryBatch(none, none, none.float())
+        histories[h.name] = HistoryBatch(none.repeat(1, h.parts), none, none.float())
     dense = sum(1 + c.indicator for c in layout.dense)
     ids = torch.zeros(0, layout.id_columns, dtype=torch.int32)
     return entity_features(ranker, Batch(ids, torch.zeros(0, dense), histories, {}), columns).shape[1]
