@@ -1,0 +1,147 @@
+"""Drift that is there is found; chance is not taken for it."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from memberwise.data.layout import IdField, Layout, Table
+from memberwise.data.normalise import DenseColumn
+from memberwise.errors import DataError
+from memberwise.fresh.drift import ALL, Profile, compare, stability
+
+LAYOUT = Layout(
+    tasks=("click",),
+    tables=(Table("store"), Table("tags")),
+    ids=(IdField("store", "store", 0, 1), IdField("tags", "tags", 1, 2)),
+    dense=(DenseColumn("price", indicator=True), DenseColumn("rate")),
+    histories=(),
+    vectors=(),
+)
+
+
+def rows(n: int, seed: int, *, price=0.0, store=None, missing=0.1, rate=0.3, members=500, share=1.0):
+    """Rows with a known distribution; `share` of the scores is what comes true."""
+    rng = np.random.default_rng(seed)
+    gone = rng.random(n) < missing
+    dense = np.column_stack([rng.normal(price, 1, n) * ~gone, rng.normal(size=n), gone]).astype(np.float32)
+    stores = rng.choice(np.arange(2, 8), n, p=store)
+    tags = np.where(rng.random((n, 2)) < 0.3, -1, rng.integers(2, 30, (n, 2)))
+    scores = np.clip(rng.normal(rate, 0.1, n), 0.01, 0.99)
+    arrays = {
+        "dense": dense, "ids": np.column_stack([stores, tags]).astype(np.int32),
+        "member": rng.integers(0, members, n).astype(np.uint64),
+        "labels": (rng.random(n) < scores * share)[:, None].astype(np.float32),
+    }  # fmt: skip
+    return arrays, scores[:, None]
+
+
+def profiles(one, other, segments=None):
+    (a, p), (b, q) = one, other
+    before = Profile.of(a, LAYOUT, scores=p, segments=segments and segments(a))
+    return before, Profile.of(b, LAYOUT, scores=q, segments=segments and segments(b), like=before)
+
+
+def verdicts(drift, measure="psi"):
+    return {(c.name, c.segment): c.verdict for c in drift.changes if c.measure == measure}
+
+
+def test_nothing_is_found_where_nothing_changed():
+    false = 0
+    for seed in range(40):
+        drift = compare(*profiles(rows(3_000, seed), rows(1_500, 1_000 + seed)))
+        false += len(drift.of("drifted")) + len(drift.of("watch"))
+        assert not drift.advises_retraining
+    assert false == 0
+
+
+def test_few_rows_differ_by_chance_and_are_not_blamed():
+    # 60 rows: the index of 20 bins passes .25 all the time. Of 120 indices, one may pass its bound of 1/1000.
+    loud = blamed = 0
+    for seed in range(20):
+        drift = compare(*profiles(rows(60, seed), rows(60, 500 + seed)))
+        loud += any(c.value > 0.25 for c in drift.changes if c.measure == "psi")
+        blamed += len(drift.of("drifted"))
+    assert loud > 10
+    assert blamed <= 1
+
+
+def test_each_kind_of_drift_is_found_by_its_name():
+    calm = rows(5_000, 0)
+    moved = compare(*profiles(calm, rows(5_000, 1, price=0.8)))
+    assert {k for k, v in verdicts(moved).items() if v != "stable"} == {("price", ALL)}
+    shops = compare(*profiles(calm, rows(5_000, 2, store=[0.5, 0.1, 0.1, 0.1, 0.1, 0.1])))
+    assert {k for k, v in verdicts(shops).items() if v != "stable"} == {("store", ALL)}
+    gaps = compare(*profiles(calm, rows(5_000, 3, missing=0.5)))
+    assert verdicts(gaps)[("price is missing", ALL)] == "drifted"
+
+
+def test_the_rate_may_move_with_the_scores_and_calibration_against_them():
+    calm = rows(8_000, 0)
+    together = compare(*profiles(calm, rows(8_000, 1, rate=0.45)))
+    assert verdicts(together, "label rate")[("click", ALL)] == "drifted"
+    assert verdicts(together, "calibration")[("click", ALL)] == "stable"
+    apart = compare(*profiles(calm, rows(8_000, 2, share=0.7)))
+    assert verdicts(apart, "calibration")[("click", ALL)] == "drifted"
+    assert apart.advises_retraining
+    assert "Train again in full" in apart.sentence()
+    change = next(c for c in apart.changes if c.measure == "calibration")
+    assert change.value == pytest.approx(np.log(0.7), abs=0.08)
+
+
+def test_a_segment_can_drift_alone():
+    def odd(arrays):
+        return {"odd members": arrays["member"] % 2 == 1}
+
+    (a, p), (b, q) = rows(10_000, 0), rows(10_000, 1)
+    half = odd(b)["odd members"]
+    b["labels"][half & (np.random.default_rng(0).random(10_000) < 0.5)] = 0.0
+    drift = compare(*profiles((a, p), (b, q), odd))
+    found = verdicts(drift, "calibration")
+    assert found[("click", "odd members")] == "drifted"
+
+
+def test_members_with_many_rows_count_for_less():
+    few, many = Profile.of(rows(2_000, 0, members=20)[0], LAYOUT), Profile.of(rows(2_000, 0)[0], LAYOUT)
+    assert few.size < 21
+    assert many.size > 300
+
+
+def test_the_index_is_symmetric_and_zero_for_the_same():
+    p, q = np.array([10.0, 20, 70, 0]), np.array([30.0, 30, 40, 0])
+    assert stability(p, q) == pytest.approx(stability(q, p))
+    assert stability(p, p) == 0
+    wanted = sum((b - a) * np.log(b / a) for a, b in ((0.1, 0.3), (0.2, 0.3), (0.7, 0.4)))
+    assert stability(1e6 * p, 1e6 * q) == pytest.approx(wanted, rel=1e-4)
+
+
+def test_profiles_survive_json_and_compare_alike():
+    before, now = profiles(rows(2_000, 0), rows(2_000, 1, price=1.0))
+    again = Profile.from_dict(json.loads(json.dumps(before.to_dict())))
+    assert compare(again, now) == compare(before, now)
+    assert json.loads(json.dumps(compare(before, now).to_records()))[0]["name"] == "price"
+
+
+def test_values_never_seen_in_a_bin_are_counted_with_the_others():
+    a, _ = rows(2_000, 0)
+    b, _ = rows(2_000, 1)
+    b["ids"][:, 0] = 999
+    before, now = (lambda x: (x, Profile.of(b, LAYOUT, like=x)))(Profile.of(a, LAYOUT))
+    assert sum(now.counts["store"]) == 2_000
+    assert now.counts["store"][-1] == 2_000
+    assert verdicts(compare(before, now))[("store", ALL)] == "drifted"
+
+
+def test_constant_and_empty_columns_are_no_trouble():
+    a, _ = rows(500, 0)
+    a["dense"][:, 1] = 3.0
+    a["ids"][:, 1:] = -1
+    a["labels"][:] = np.nan
+    before = Profile.of(a, LAYOUT)
+    assert before.outcomes["click"] == {}
+    drift = compare(before, Profile.of(a, LAYOUT, like=before))
+    assert all(c.value == 0 for c in drift.changes)
+    with pytest.raises(DataError, match="no rows"):
+        Profile.of({k: v[:0] for k, v in a.items()}, LAYOUT)
