@@ -124,7 +124,7 @@ class NeuralLinear:
         return Rows(z, logits, arrays["labels"], arrays["weights"], arrays["item"])
 
     def train(self) -> None:
-        """Train the network on all but the last tenth, which stops it, tunes the head, and is then learned too."""
+        """Train the network on all but the last tenth; that stops it, tunes the head, and is learned too."""
         n = len(self.rounds)
         cut = n - n // 10
         self.centre = self.world.profile[self.rounds].mean(0)

@@ -197,7 +197,7 @@ class Drift:
 
     @property
     def advises_retraining(self) -> bool:
-        """Whether calibration of all rows, or a fifth of the features, has drifted: no small step mends that."""
+        """Whether calibration of all rows, or a fifth of the features, has drifted: beyond small steps."""
         calibration = [c for c in self.of("drifted") if c.measure == "calibration" and c.segment == ALL]
         features = [c for c in self.changes if c.measure == "psi"]
         gone = [c for c in features if c.verdict == "drifted"]
