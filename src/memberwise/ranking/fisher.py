@@ -106,17 +106,20 @@ def fisher(ranker: Ranker, batches: Iterable[Batch], task_weights: Tensor) -> Fi
     was_training = ranker.training
     ranker.eval()
     total = Fisher.zeros(ranker)
+    shapes: dict[_Key, torch.Size] | None = None
     try:
         for batch in batches:
-            _add(ranker, batch, task_weights, total)
+            shapes = _output_shapes(ranker, batch) if shapes is None else shapes
+            _add(ranker, batch, shapes, task_weights, total)
     finally:
         ranker.train(was_training)
     return total
 
 
-def _add(ranker: Ranker, batch: Batch, task_weights: Tensor, total: Fisher) -> None:
+def _add(
+    ranker: Ranker, batch: Batch, shapes: Mapping[_Key, torch.Size], task_weights: Tensor, total: Fisher
+) -> None:
     assert batch.labels is not None
-    shapes = _output_shapes(ranker, batch)
     probes = {key: torch.zeros(shape) for key, shape in shapes.items()}
     tapped = {name for name, _ in shapes}
     linear = {n: m for n, m in ranker.named_modules() if n in tapped and isinstance(m, nn.Linear)}

@@ -36,7 +36,7 @@ F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
 KEYS_KEPT = 1000
 """Keys of increments that are remembered; older events are refused by their time."""
-_FISHER_BATCH = 256
+_FISHER_BATCH = 512
 _EPS = 1e-8
 _LATE = 10_000.0
 """Step number that Adam is told, so that it takes its second moments as they are given."""
@@ -63,7 +63,7 @@ class IncrementalConfig(Model):
     batch_size: int = Field(256, ge=1)
     lr: float = Field(1e-3, gt=0, description="Of the dense part.")
     embedding_lr: float = Field(0.03, gt=0)
-    fisher_rows: int = Field(2048, ge=1, description="Rows of an increment whose information is computed.")
+    fisher_rows: int = Field(1024, ge=1, description="Rows of an increment whose information is computed.")
     cold_fisher_rows: int = Field(16_384, ge=1, description="The same, of the cold start.")
 
 

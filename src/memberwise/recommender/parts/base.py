@@ -112,7 +112,7 @@ class Increment:
     retrained: Retrained | None = None
 
     def __len__(self) -> int:
-        return len(self.events)
+        return len(self.logits)
 
     def rows(self, first: int, last: int) -> Increment:
         """Some of the rows, under a key of their own."""
