@@ -7,13 +7,16 @@ version before it in service. A file that did not change is a hard link to the o
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
+import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +25,8 @@ from typing import Any
 from memberwise.errors import BundleError
 
 FORMAT = 1
+_ABANDONED = 600.0
+"""Seconds after which a half-written version belongs to a writer that is no more."""
 MANIFEST = "manifest.json"
 CURRENT = "current"
 _VERSION = re.compile(r"^\d{6}$")
@@ -52,8 +57,62 @@ class Manifest:
     info: dict[str, Any]
 
 
+@contextmanager
+def writer(bundles: Path, wait: float = 0.0) -> Iterator[None]:
+    """Inside, no other process that asks for this moves the versions on; a crash lets go by itself.
+
+    Also clears away what writers that were killed have left behind.
+
+    Parameters
+    ----------
+    bundles : Path
+        Directory of all versions.
+    wait
+        Seconds to wait for another writer.
+
+    Raises
+    ------
+    BundleError
+        If another writer is still at work.
+    """
+    bundles.mkdir(parents=True, exist_ok=True)
+    until = time.monotonic() + wait
+    with (bundles / ".writer").open("w") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if time.monotonic() >= until:
+                    raise BundleError(
+                        "another update is at work on these versions",
+                        where=str(bundles),
+                        fix="wait until it has ended, or let this one wait: --wait 60",
+                    ) from error
+                time.sleep(0.05)
+        _clear(bundles)
+        yield
+
+
+def _clear(bundles: Path) -> None:
+    """Remove half-written versions and pointers that nobody works on any more."""
+    old = time.time() - _ABANDONED
+    for path in bundles.glob(".partial-*"):
+        with suppress(OSError):  # another process may be clearing too
+            if path.stat().st_mtime < old:
+                shutil.rmtree(path, ignore_errors=True)
+    for path in bundles.glob(f".{CURRENT}-*"):
+        with suppress(OSError):
+            if path.lstat().st_mtime < old:
+                path.unlink()
+
+
 def publish(
-    bundles: Path, write: Callable[[Path], None], info: Mapping[str, Any], parent: Path | None = None
+    bundles: Path,
+    write: Callable[[Path], None],
+    info: Mapping[str, Any],
+    parent: Path | None = None,
+    accept: Callable[[Mapping[str, Mapping[str, Any]]], None] = lambda files: None,
 ) -> Path:
     """Save a new version and make it the current one.
 
@@ -67,6 +126,8 @@ def publish(
         For the manifest.
     parent : Path, optional
         The version before, whose unchanged files are linked.
+    accept
+        Looks at the names and sizes of the files before anything is published; what it raises stops it.
 
     Returns
     -------
@@ -87,6 +148,7 @@ def publish(
             same = before is not None and before.files.get(name) == files[name]
             if not (same and parent is not None and _link(parent / name, path, sha256)):
                 _sync(path)
+        accept(files)
         manifest = {
             "format": FORMAT,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),

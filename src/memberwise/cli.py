@@ -268,92 +268,67 @@ def rank(
 
 
 @app.command()
-def update(project: ProjectPath, events: EventFiles) -> None:
-    """Let the current version see new events, and publish the result as a new version.
-
-    Aggregates and histories move forward; the ranker's weights stay. Events must be newer than what the
-    version has seen: each counts once.
-    """
-    from memberwise.project import Project
-    from memberwise.recommender import Recommender
-
-    loaded = Project.load(project)
-    rec = Recommender.load(loaded.bundles)
-    newer = rec.update(events)
-    path = newer.save(loaded.bundles)
-    out.print(f"As of {rec.as_of} -> {newer.as_of}. Published [bold]{path}[/]", soft_wrap=True)
-
-
-@app.command()
-def serve(
+def update(
     project: ProjectPath,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535)] = 8600,
-    workers: Annotated[int, typer.Option(min=1, max=64, help="Processes that share the port.")] = 1,
-    token_file: Annotated[
-        Path | None,
-        typer.Option(help="File with the token that clients must send; default: MEMBERWISE_TOKEN, or none."),
-    ] = None,
-    clock: Annotated[str, typer.Option(help="wall, or log: just after the last event seen.")] = "wall",
-    engine: Annotated[str, typer.Option(help="auto, float32, int8 or torch.")] = "auto",
-    max_candidates: Annotated[int, typer.Option(min=1, help="Candidates of one request.")] = 10_000,
-    timeout: Annotated[float, typer.Option(min=0.01, help="Seconds that a request may wait.")] = 1.0,
-) -> None:
-    """Serve the current version over HTTP, and swap to a newer one without losing a request.
-
-    POST /rank orders candidates, POST /events stores what happened, / is a page for people and /docs
-    describes the rest. Events are seen by the next version that `memberwise follow` publishes.
-    """
-    from memberwise.project import Project
-    from memberwise.serving.run import serve as run
-    from memberwise.serving.settings import settings
-
-    run(
-        Project.load(project),
-        settings(
-            host=host,
-            port=port,
-            workers=workers,
-            clock=clock,
-            engine=engine,
-            max_candidates=max_candidates,
-            timeout=timeout,
-        ).with_token(token_file),
-    )
-
-
-@app.command()
-def follow(
-    project: ProjectPath,
-    source: Annotated[
-        str | None,
+    events: EventFiles,
+    force: Annotated[bool, typer.Option(help="Publish even what the gate would refuse.")] = False,
+    train: Annotated[
+        bool | None,
         typer.Option(
-            help="Directory of events, or redis://HOST/DB?stream=NAME; default: the server's inbox."
+            "--train/--no-train", help="Let the ranker learn now, or not; default: as the policy says."
         ),
     ] = None,
-    pause: Annotated[float, typer.Option(min=0.05, help="Seconds between looks when nothing is new.")] = 1.0,
-    settle: Annotated[float, typer.Option(min=0, help="Seconds that an event waits for late ones.")] = 2.0,
-    limit: Annotated[int, typer.Option(min=1, help="Events of one version.")] = 100_000,
-    once: Annotated[bool, typer.Option(help="Take what is there, publish, and stop.")] = False,
+    wait: Annotated[
+        float, typer.Option(min=0, help="Seconds to wait for another update that is at work.")
+    ] = 0.0,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")] = False,
 ) -> None:
-    """Let new versions see new events as they come, each event once.
+    """Let the current version learn from new events, and publish the result as a new version.
 
-    Kill it when you like: where it stands is a part of the version that it publishes.
+    Aggregates, histories, effects and the exploring head learn every time, the ranker every few updates. A
+    gate compares the version before with the new one on events that neither has learned from, and refuses
+    what is clearly worse. Events must be newer than what the version has seen: each counts once.
     """
+    from memberwise.fresh import say
+    from memberwise.fresh.update import update as run
     from memberwise.project import Project
-    from memberwise.serving import logs
-    from memberwise.serving.follow import Follower, source_of
+
+    outcome = run(Project.load(project), events, force=force, train=train, wait=wait)
+    if as_json:
+        print(json.dumps(outcome.to_dict() | {"version": str(outcome.version or outcome.known)}))
+        return
+    say.update(outcome, out)
+
+
+@app.command()
+def replay(
+    project: ProjectPath,
+    slices: Annotated[int, typer.Option(min=2, help="Slices that the log after train is cut into.")] = 20,
+    retrain: Annotated[bool, typer.Option(help="Also train from nothing before every slice (slow).")] = True,
+    report: Annotated[
+        Path | None, typer.Option(help="HTML report; default: freshness.html in the runs.")
+    ] = None,
+    limit: Annotated[
+        float, typer.Option(min=0, help="Cost of staleness that is too much, as a share of log-loss.")
+    ] = 0.01,
+) -> None:
+    """Walk the log after train forward, predict, score, then learn: what is each way of staying fresh worth?
+
+    Starts from the version that was fitted, before all updates. Writes curves of every arm through time,
+    and says how stale your model may get.
+    """
+    from memberwise.fresh import say
+    from memberwise.fresh.study import study
+    from memberwise.project import Project
 
     loaded = Project.load(project)
-    follower = Follower(loaded, source_of(loaded, source), limit=limit, settle=settle)
-    if not once:
-        logs.to_json()
-        follower.run(pause)
-        return
-    while (done := follower.step()).version is not None:
-        out.print(f"{done.counted:,} events -> [bold]{done.version}[/]")
-    for reason, count in done.left_out.items():
-        out.print(f"[yellow]{count:,} events left out[/]: {reason}")
+    with out.status("Replaying"):
+        found = study(loaded, slices=slices, retrain=retrain, limit=limit)
+    target = report or loaded.output / "freshness.html"
+    found.write(target)
+    found.to_json(target.with_suffix(".json"))
+    say.replay(found, out)
+    out.print(f"Report: [bold]{target}[/]", soft_wrap=True)
 
 
 bundles = typer.Typer(help="List the saved versions of a project, or go back to one.", no_args_is_help=True)

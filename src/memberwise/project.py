@@ -19,7 +19,7 @@ from memberwise.ranking.config import RankerConfig, TrainingConfig
 from memberwise.ranking.effects import EffectsConfig
 from memberwise.ranking.exploration import ExplorationConfig
 from memberwise.ranking.incremental import IncrementalConfig
-from memberwise.schema import Schema
+from memberwise.schema import Duration, Model, Schema, parse_duration
 
 
 class MakesVectors(Protocol):
@@ -31,6 +31,29 @@ class MakesVectors(Protocol):
 
 MAKERS: dict[str, type[BaseModel]] = {"meta": MetaConfig}
 """Sections that make vectors, by their key; each class is a `MakesVectors`."""
+
+
+class FreshConfig(Model):
+    """When an update is refused, and when a full retrain is advised."""
+
+    check: float = Field(
+        0.3, gt=0, lt=1, description="Share of the new rows, the latest, that are predicted before and after "
+        "learning from the others."
+    )  # fmt: skip
+    check_rows: int = Field(200, ge=1, description="With fewer such rows, nothing is compared.")
+    log_loss: float = Field(0.02, gt=0, description="Relative growth of log-loss that refuses a version.")
+    calibration: float = Field(
+        0.1, gt=0, description="Growth of the gap between observed and expected that refuses a version."
+    )
+    size: float = Field(2.0, gt=1, description="Growth of the files, as a factor, that refuses a version.")
+    retrain: float = Field(
+        0.05, gt=0, description="Log-loss on new rows above that of valid, as a share, that asks for a fit."
+    )
+    increments: int = Field(30, ge=1, description="Increments of the ranker after which a fit is advised.")
+    max_ahead: Duration = Field(
+        parse_duration("1d"), description="How far ahead of this machine's clock an event may lie.",
+        validate_default=False,
+    )  # fmt: skip
 
 
 class ProjectConfig(Schema):
@@ -50,6 +73,7 @@ class ProjectConfig(Schema):
     meta: MetaConfig | None = Field(
         None, description="Embeddings adapted to each entity's latest events; {} for the defaults."
     )
+    fresh: FreshConfig = Field(FreshConfig(), description="What updates may do.")
     output: str = Field("runs", description="Directory for runs and bundles, relative to the project file.")
 
     @model_validator(mode="before")

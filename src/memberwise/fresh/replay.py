@@ -34,6 +34,7 @@ from memberwise.ranking.ranker import Ranker
 from memberwise.recommender.fitting import new_ranker
 from memberwise.recommender.increment import learn_parts
 from memberwise.recommender.parts import Increment, Part, Setting
+from memberwise.recommender.scoring import adjusted, ranker_logits
 
 Arrays = dict[str, npt.NDArray[Any]]
 Logits = npt.NDArray[np.float32]
@@ -49,7 +50,7 @@ class Ground:
 
     def rows(self, first: int, last: int) -> Arrays:
         """Rows with their vectors gathered."""
-        arrays = {k: a[first:last] for k, a in self.prepared.packed.arrays.items()}
+        arrays = {k: np.array(a[first:last]) for k, a in self.prepared.packed.arrays.items()}
         return arrays | self.prepared.pipeline.gather_vectors(arrays)
 
     def loader(self, first: int, last: int, batch_size: int, seed: int = 0, shuffle: bool = False) -> Loader:
@@ -139,20 +140,18 @@ class Updated(Arm):
     def __init__(self, name: str, ranker: Ranker, parts: Mapping[str, Part]) -> None:
         super().__init__(name, ranker)
         self.parts = dict(parts)
+        self._read: Mapping[str, npt.NDArray[Any]] = {}
         self._digests: dict[str, str] = {}
         self._written = 0
 
     def score(self, ground: Ground, first: int, last: int) -> tuple[npt.NDArray[np.float32], Logits]:
         """Probabilities of the ranker and its parts, and the logits of the ranker alone."""
-        logits = self.logits(ground, first, last)
-        adjusted, rows = logits, ground.rows(first, last)
-        for part in self.parts.values():
-            adjusted = part.adjust(rows, adjusted)
-        return sigmoid(adjusted), logits
+        self._read, logits = ranker_logits(self.ranker, self.parts, ground.rows(first, last))
+        return sigmoid(adjusted(self.parts, self._read, logits)), logits
 
     def learn(self, ground: Ground, first: int, last: int, logits: Logits) -> None:
-        """One update."""
-        increment = Increment(f"rows {first}:{last}", pl.DataFrame(), ground.rows(first, last), logits)
+        """One update, on the rows that were scored last."""
+        increment = Increment(f"rows {first}:{last}", pl.DataFrame(), self._read, logits)
         setting = Setting(ground.project, ground.prepared.pipeline, self.ranker)
         before = self.ranker
         self.parts, self.ranker = learn_parts(self.parts, increment, setting)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -148,7 +148,12 @@ class Recommender:
             fitting.parts,
         )
 
-    def save(self, bundles: str | Path | None = None, info: Mapping[str, Any] = MappingProxyType({})) -> Path:
+    def save(
+        self,
+        bundles: str | Path | None = None,
+        info: Mapping[str, Any] = MappingProxyType({}),
+        accept: Callable[[Mapping[str, Mapping[str, Any]]], None] = lambda files: None,
+    ) -> Path:
         """Publish as a new version and make it current.
 
         Parameters
@@ -157,6 +162,8 @@ class Recommender:
             Directory of all versions; default: that of the project.
         info
             What else the manifest is to say, as plain values.
+        accept
+            Looks at the files before they are published (`memberwise.bundle.publish`).
 
         Returns
         -------
@@ -167,7 +174,7 @@ class Recommender:
         parent = directory / self.version if self.version else None
         about = {"name": self.project.config.name, "as_of": str(self.as_of), "fit_seconds": self.fit_seconds}
         path = bundle.publish(
-            directory, lambda folder: storing.write(self, folder), {**about, **info}, parent
+            directory, lambda folder: storing.write(self, folder), {**about, **info}, parent, accept
         )
         self.version = path.name
         return path

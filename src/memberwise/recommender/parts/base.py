@@ -114,12 +114,17 @@ class Increment:
     def __len__(self) -> int:
         return len(self.logits)
 
-    def rows(self, first: int, last: int) -> Increment:
+    def rows(self, first: int, last: int, train: bool | None = None) -> Increment:
         """Some of the rows, under a key of their own."""
         arrays = {k: a[first:last] for k, a in self.arrays.items()}
         key = f"{self.key}[{first}:{last}]"
         return replace(
-            self, key=key, events=self.events[first:last], arrays=arrays, logits=self.logits[first:last]
+            self,
+            key=key,
+            events=self.events[first:last],
+            arrays=arrays,
+            logits=self.logits[first:last],
+            train=train,
         )
 
 

@@ -14,6 +14,7 @@ import torch
 
 from memberwise.data.arrays import load_arrays, save_arrays
 from memberwise.data.hashing import U64
+from memberwise.data.layout import Layout
 from memberwise.data.loader import Loader
 from memberwise.errors import BundleError
 from memberwise.project import Project
@@ -63,7 +64,8 @@ class IncrementalPart(Part):
 
     def update(self, increment: Increment, setting: Setting) -> Self:
         """Keep the rows; learn from all that have waited, if it is time."""
-        recent = _joined(self.recent, increment.arrays)
+        own = {k: np.asarray(increment.arrays[k]) for k in _columns(setting.pipeline.layout)}
+        recent = _joined(self.recent, own)
         waiting = (*self.waiting, (increment.key, len(increment)))
         learn = self.due if increment.train is None else increment.train
         part = replace(self, recent=recent, waiting=waiting, outcome=None)
@@ -119,6 +121,13 @@ class IncrementalPart(Part):
             raise BundleError(f"cannot be read: {error}", where=str(folder / "waiting.json")) from error
         recent = load_arrays(folder / "recent.safetensors").get("recent", {})
         return cls(config, Memory.read(folder), recent, waiting)
+
+
+def _columns(layout: Layout) -> list[str]:
+    """Arrays that a ranker reads, and those that tell whose rows they are."""
+    histories = [f"{h.name}.{part}" for h in layout.histories for part in ("items", "actions", "ages")]
+    vectors = [v.name for v in layout.vectors]
+    return ["ids", "dense", *histories, *vectors, "labels", "weights", "time", "member", "item"]
 
 
 def _joined(past: Arrays, new: Arrays) -> dict[str, npt.NDArray[Any]]:
