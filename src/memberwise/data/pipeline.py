@@ -216,7 +216,7 @@ class FeaturePipeline:
                     for part in range(field.parts):
                         out[row, field.start + place * field.parts + part] = rows[:, part]
                 case Clock():
-                    for hashes in _clock(frame.times, f.timezone):
+                    for hashes in clock_hashes(frame.times, f.timezone):
                         field = next(fields)
                         out[:, field.start] = self.vocabularies[field.table].encode(hashes)
         return out
@@ -320,7 +320,7 @@ def _load_vectors(f: Vector, tables: Mapping[str, EntityTable], base: Path | Non
     return replace(EmbeddingTimeline.of(column), cutoffs=np.full(len(column), ALWAYS))
 
 
-def _clock(times: npt.NDArray[np.int64], timezone: str) -> Sequence[U64]:
+def clock_hashes(times: npt.NDArray[np.int64], timezone: str) -> Sequence[U64]:
     """Hashed hour of day and day of week, in a time zone."""
     local = pl.Series("t", times).cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
     try:

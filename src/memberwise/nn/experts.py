@@ -87,7 +87,7 @@ class MMoE(MultiTask):
 
     def gates(self, x: Tensor) -> Tensor:
         """Weight of every expert for every task. ``[B, d] -> [B, T, E]``."""
-        logits = self.gate(x).view(len(x), self.tasks, -1)
+        logits = self.gate(x).view(x.shape[0], self.tasks, -1)
         self.auxiliary_loss = logits.new_zeros(())
         if self.top_k is None:
             return logits.softmax(-1)

@@ -84,7 +84,7 @@ class AttentionCross(nn.Module):
 
     def forward(self, x0: Tensor, x: Tensor) -> Tensor:
         """Cross `x` with the input `x0`. ``[B, d], [B, d] -> [B, d]``."""
-        tokens = F.linear(x, self.down.weight).view(len(x), 3, self.rank // self.token, self.token)
+        tokens = F.linear(x, self.down.weight).view(x.shape[0], 3, self.rank // self.token, self.token)
         q, k, v = tokens.unbind(1)
         h = self.attend(q, k, v)
         if self.skip:

@@ -49,7 +49,7 @@ class StackedMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, d]`` or ``[B, E, d]`` to ``[B, E, out_dim]``."""
-        rows = len(x)
+        rows = x.shape[0]  # len() would fix it when the module is exported
         if not len(self.weights):
             return x if x.dim() == 3 else x.unsqueeze(1).expand(rows, self.count, self.dim)
         h = x.transpose(0, 1)  # [E, B, d] from here on

@@ -79,6 +79,11 @@ class Server:
     def _note(self, served: Served) -> None:
         probabilities = served.last_scores
         self.measures.candidates.inc(len(probabilities))
+        if served.fallback is not None:
+            self.measures.fallbacks.labels(served.fallback).inc()
+        for entity, count in served.misses.items():
+            if count:
+                self.measures.misses.labels(entity).inc(count)
         if self.drift.add(probabilities):
             for task, value in zip(served.tasks, self.drift.values, strict=True):
                 self.measures.drift.labels(task).set(value)

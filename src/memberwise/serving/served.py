@@ -14,6 +14,7 @@ from memberwise.errors import DataError
 from memberwise.recommender import Recommender
 from memberwise.recommender.request import needed_columns
 from memberwise.schema import to_micros
+from memberwise.serving.fast import FastScorer
 from memberwise.serving.messages import Id, Problem, RankedItem, RankRequest, RankResponse, Refused
 from memberwise.serving.scoring import GeneralScorer, Scorer, Scores
 from memberwise.serving.settings import ServingSettings
@@ -32,9 +33,11 @@ class Served:
         The version; nobody else moves its state.
     settings
         Limits and the clock.
+    fast
+        The hot path; without one, every request takes the general one.
     """
 
-    def __init__(self, rec: Recommender, settings: ServingSettings) -> None:
+    def __init__(self, rec: Recommender, settings: ServingSettings, fast: FastScorer | None = None) -> None:
         self.rec, self.settings = rec, settings
         self.version = rec.version or "unsaved"
         self.as_of = rec.as_of.isoformat() if rec.as_of is not None else None
@@ -42,6 +45,11 @@ class Served:
         self.tasks = config.task_names
         self.utilities = np.array([t.utility for t in config.tasks], np.float32)
         self.general: Scorer = GeneralScorer(rec)
+        self.fast = fast
+        self.fallback: str | None = None
+        """Why the last request took the slower path, if it did."""
+        self.misses: dict[str, int] = {}
+        """Members and items of the last request that the version does not know."""
         self.retrieved = _popular(rec, settings.retrieve)
         self.last_scores = np.zeros((0, len(self.tasks)), np.float32)
         self._moment = (rec.pipeline.last_event or 0) + 1
@@ -55,7 +63,8 @@ class Served:
         MemberwiseError
             If it cannot be served.
         """
-        return cls(Recommender.load(path), settings)
+        rec = Recommender.load(path)
+        return cls(rec, settings, FastScorer.load(rec, path, settings.engine))
 
     def warm(self) -> None:
         """Answer once before anyone asks: compile kernels, touch the tables.
@@ -68,7 +77,9 @@ class Served:
         if not self.retrieved:
             return
         context = dict.fromkeys(self.context_columns)
-        scores = self.general.score("warm", self.retrieved[:256], self.moment(), context)
+        for scorer in (self.general, self.fast or self.general):
+            for count in (256, 1):
+                scores = scorer.score("warm", self.retrieved[:count], self.moment(), context)
         if not np.isfinite(scores.probabilities).all():
             raise DataError("the version answers with numbers that are not finite", where=self.version)
 
@@ -103,8 +114,18 @@ class Served:
         return RankResponse(self.version, self.as_of, items)
 
     def _scores(self, ask: RankRequest, candidates: Sequence[str]) -> Scores:
+        self.fallback = None
+        if ask.at is not None:
+            self.fallback = "moment"  # a state that had moved ahead to it would not come back
+        elif self.fast is None or not self.fast.suits(ask.context):
+            self.fallback = "context"
         moment = self.moment() if ask.at is None else to_micros(ask.at)
         try:
+            if self.fallback is None and self.fast is not None:
+                scores = self.fast.score(ask.member, candidates, moment, ask.context, ask.explain)
+                self.misses = self.fast.misses
+                return scores
+            self.misses = {}
             return self.general.score(ask.member, candidates, moment, ask.context, ask.explain)
         except DataError as error:
             raise Refused(422, Problem.of(error)) from error

@@ -1,0 +1,183 @@
+"""What multiplies: ONNX Runtime on an exported ranker, or torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from memberwise.ranking.ranker import Ranker
+from memberwise.recommender import Recommender
+from memberwise.serving.core import DenseCore
+from memberwise.serving.plan import Plan, make_plan
+
+F32 = npt.NDArray[np.float32]
+Inputs = Sequence[npt.NDArray[Any]]
+"""``shared, own, wide, candidate``, then items, actions, ages, mask of each history."""
+FORMAT = 1
+
+
+class Engine(Protocol):
+    """Runs a `DenseCore`."""
+
+    name: str
+
+    def __call__(self, inputs: Inputs) -> F32:
+        """Logits ``[n, T]``."""
+        ...
+
+
+class TorchEngine:
+    """The core itself, eager."""
+
+    name = "torch"
+
+    def __init__(self, core: DenseCore) -> None:
+        self.core = core.eval()
+
+    def __call__(self, inputs: Inputs) -> F32:
+        """See `Engine`."""
+        with torch.inference_mode():
+            logits: F32 = self.core(*(torch.from_numpy(i) for i in inputs)).numpy()
+        return logits
+
+
+class OnnxEngine:
+    """An exported core in ONNX Runtime, one thread.
+
+    Parameters
+    ----------
+    path : Path
+        Of `export`.
+    name
+        ``float32`` or ``int8``.
+    """
+
+    def __init__(self, path: Path, name: str) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        names = [i.name for i in self._session.get_inputs()]
+        self._order = [(n, int(n.removeprefix("in"))) for n in names]
+        self.name = name
+
+    def __call__(self, inputs: Inputs) -> F32:
+        """See `Engine`."""
+        logits: F32 = self._session.run(None, {n: inputs[k] for n, k in self._order})[0]
+        return logits
+
+
+def example(ranker: Ranker, plan: Plan, rows: int) -> list[torch.Tensor]:
+    """Inputs of the right shapes."""
+    dims = {t.name: t.dim or ranker.config.embedding_dim for t in ranker.layout.tables}
+    looked = [dims[h.item_table] for h, _, looks in plan.histories if looks]
+    inputs = [
+        torch.randn(1, len(plan.shared.columns)),
+        torch.randn(rows, len(plan.own.columns)),
+        torch.randn(rows, len(ranker.layout.tasks)),
+        torch.randn(rows, looked[0]) if looked else torch.zeros(1, 1),
+    ]
+    for h, _, _ in plan.histories:
+        ages = torch.rand(1, h.length) * 100
+        inputs += [
+            torch.randn(1, h.length, dims[h.item_table]),
+            torch.randn(1, h.length, dims[h.action_table]),
+            ages,
+            torch.arange(h.length)[None] < h.length // 2 + 1,
+        ]
+    return inputs
+
+
+def export(core: DenseCore, inputs: Sequence[torch.Tensor], path: Path) -> None:
+    """Write a core as ONNX; any number of candidates fits."""
+    n = torch.export.Dim("n", min=1, max=1_000_000)
+    shapes = [{0: n} if len(i) > 1 else {} for i in inputs[:4]]
+    dynamic = (*shapes, tuple({} for _ in inputs[4:]))
+    names = [f"in{k}" for k in range(len(inputs))]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch about torch
+        # Left to itself, the ONNX exporter would quietly fix the number of candidates where this fails.
+        exported = torch.export.export(core.eval(), tuple(inputs), dynamic_shapes=dynamic, strict=False)
+        program = torch.onnx.export(exported, dynamo=True, input_names=names, verbose=False)
+    assert program is not None
+    program.save(str(path))
+
+
+def quantise(source: Path, target: Path) -> None:
+    """Dynamic int8 of all matrix products: weights by output channel, inputs by their range in each call."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    quantize_dynamic(source, target, per_channel=True, weight_type=QuantType.QInt8)
+
+
+def identity(rec: Recommender) -> str:
+    """Names everything that an exported core depends on: its weights and its wiring."""
+    tables = ("embeddings.", "wide.weight", "curve_effects.")
+    digest = hashlib.sha256()
+    config = rec.project.config
+    parts = [FORMAT, torch.__version__, json.loads(config.ranker.model_dump_json())]
+    parts += [json.loads(f.model_dump_json()) for f in config.features]
+    parts += [json.loads(e.model_dump_json()) for e in config.entities.values()]
+    digest.update(json.dumps(parts, sort_keys=True).encode())
+    for name, value in sorted(rec.ranker.state_dict().items()):
+        if not name.startswith(tables):
+            digest.update(name.encode() + value.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def folder_of(rec: Recommender) -> Path:
+    """Where the exported core of a version stands; versions with the same weights share it."""
+    return rec.project.output / "engines" / identity(rec)
+
+
+def prepare(rec: Recommender, bundle: Path) -> Path:
+    """The exported core of a version, made in another process if it is not there.
+
+    Exporting takes seconds of Python: in the server's own process it would delay requests.
+
+    Raises
+    ------
+    RuntimeError
+        If the export fails; the message is that of the other process.
+    """
+    path = folder_of(rec) / "float32.onnx"
+    if path.is_file():
+        return path
+    command = [sys.executable, "-m", "memberwise.serving.engine", str(bundle)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    if done.returncode or not path.is_file():
+        raise RuntimeError(f"the ranker cannot be exported: {done.stderr.strip()[-2000:]}")
+    return path
+
+
+def make(rec: Recommender) -> Path:
+    """Export the core of a version, here and now."""
+    folder = folder_of(rec)
+    folder.mkdir(parents=True, exist_ok=True)
+    plan = make_plan(rec.pipeline, rec.ranker)
+    core = DenseCore(rec.ranker.eval(), plan)
+    partial = folder / f"partial-{os.getpid()}.onnx"
+    try:
+        export(core, example(rec.ranker, plan, 3), partial)
+        partial.replace(folder / "float32.onnx")
+    finally:
+        partial.unlink(missing_ok=True)
+    return folder / "float32.onnx"
+
+
+if __name__ == "__main__":
+    os.nice(10)
+    make(Recommender.load(sys.argv[1]))
