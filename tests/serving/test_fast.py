@@ -20,7 +20,7 @@ from memberwise.serving.engine import OnnxEngine, TorchEngine, example, export
 from memberwise.serving.fast import FastScorer
 from memberwise.serving.plan import make_plan
 from memberwise.serving.request_frame import hash_value
-from memberwise.serving.scoring import GeneralScorer
+from memberwise.serving.scoring import GeneralScorer, finish
 from support.logs import impressions, project_values
 from support.projects import make
 
@@ -83,7 +83,7 @@ def both(path: Path) -> tuple[FastScorer, GeneralScorer]:
 
 
 def agree(fast: FastScorer, general: GeneralScorer, *ask: Any) -> None:
-    mine, theirs = fast.score(*ask, True), general.score(*ask, True)
+    mine, theirs = (finish(s.rec, s.look(*ask), True) for s in (fast, general))
     logits = theirs.shares["ranker"]
     np.testing.assert_allclose(mine.shares["ranker"], logits, atol=5e-6 * (1 + np.abs(logits).max()))
     np.testing.assert_allclose(mine.probabilities, theirs.probabilities, atol=1e-5)
@@ -120,8 +120,8 @@ def test_one_candidate_and_many_agree(path: Path) -> None:
     fast, _ = both(path)
     moment = (fast.rec.pipeline.last_event or 0) + 1
     items = [f"i{k}" for k in range(15)]
-    whole = fast.score("m1", items, moment, CONTEXT).probabilities
-    alone = [fast.score("m1", [i], moment, CONTEXT).probabilities[0] for i in items]
+    whole = sigmoid(fast.look("m1", items, moment, CONTEXT).logits)
+    alone = [sigmoid(fast.look("m1", [i], moment, CONTEXT).logits)[0] for i in items]
     np.testing.assert_allclose(whole, alone, atol=1e-5)
 
 
@@ -161,7 +161,7 @@ def exported_parity(path: Path, folder: Path) -> None:
     onnx, torch_engine = OnnxEngine(folder / "core.onnx", "float32"), TorchEngine(core)
     for rows in (1, 2, 77):
         inputs = [t.numpy() for t in example(rec.ranker, plan, rows)]
-        mine, theirs = onnx(inputs), torch_engine(inputs)
+        mine, theirs = onnx(inputs)[0], torch_engine(inputs)[0]
         assert mine.shape == (rows, 2)
         np.testing.assert_allclose(sigmoid(mine), sigmoid(theirs), atol=1e-5)
         np.testing.assert_allclose(mine, theirs, atol=3e-5 * (1 + np.abs(theirs).max()))
@@ -195,3 +195,23 @@ def test_a_value_has_the_hash_of_its_column(value: Any) -> None:
     from memberwise.data.hashing import hash_values
 
     assert hash_value(value) == int(hash_values(pl.Series([value]))[0])
+
+
+def test_parts_beside_the_ranker_are_served_as_evaluated(tmp_path: Path) -> None:
+    project = projects(tmp_path, RANKERS["split"])
+    values = project.to_dict() | {"effects": {}, "exploration": {}}
+    project = Project.from_dict(values, project.base)
+    rec = Recommender.fit(project)
+    rec = rec.update(impressions(200, seed=3, start=(rec.pipeline.last_event or 0) + HOUR))
+    saved = rec.save()
+    fast, general = both(saved)
+    moment = (rec.pipeline.last_event or 0) + 1
+    items = [f"i{k}" for k in range(15)]
+    for member in ("m1", "m2", "nobody"):
+        agree(fast, general, member, items, moment, CONTEXT)
+    mine, theirs = (finish(s.rec, s.look("m1", items, moment, CONTEXT), True) for s in (fast, general))
+    assert set(mine.shares) == {"ranker", "effects", "exploration"}
+    assert np.abs(mine.shares["effects"]).max() > 0
+    ranked = rec.rank("m1", items, None, context=CONTEXT)
+    order = np.argsort(-theirs.probabilities.sum(1), kind="stable")
+    assert ranked["item"].to_list() == [items[i] for i in order]

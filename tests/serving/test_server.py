@@ -21,8 +21,12 @@ ITEMS = [f"i{k}" for k in range(15)]
 
 @pytest.fixture(scope="module")
 def client(fitted: Project) -> Iterator[TestClient]:
-    with TestClient(create_app(Server(fitted, ServingSettings(clock="log", max_candidates=500)))) as client:
+    with TestClient(create_app(Server(fitted, settings(clock="log", max_candidates=500)))) as client:
         yield client
+
+
+def settings(**values: Any) -> ServingSettings:
+    return ServingSettings(**{"engine": "torch"} | values)
 
 
 def ask(**values: Any) -> dict[str, Any]:
@@ -115,14 +119,14 @@ def test_says_what_is_wrong(client: TestClient, body: bytes, status: int, words:
 
 
 def test_too_large_a_body_is_refused_unread(fitted: Project) -> None:
-    with TestClient(create_app(Server(fitted, ServingSettings(max_body=1000)))) as small:
+    with TestClient(create_app(Server(fitted, settings(max_body=1000)))) as small:
         answer = small.post("/rank", content=b" " * 2000)
         assert answer.status_code == 413
         assert answer.headers["connection"] == "close"
 
 
 def test_a_token_is_asked_for(fitted: Project) -> None:
-    with TestClient(create_app(Server(fitted, ServingSettings(token="s3cret", clock="log")))) as client:
+    with TestClient(create_app(Server(fitted, settings(token="s3cret", clock="log")))) as client:
         assert client.post("/rank", json=ask()).status_code == 401
         for wrong in ("s3cre", "s3crets", "Bearer", "", "\xe9"):
             header = {"Authorization": f"Bearer {wrong}".encode("latin-1")}
@@ -147,7 +151,7 @@ def test_measures_and_versions(client: TestClient) -> None:
 
 def test_events_are_on_disk_and_bad_ones_are_not(project: Project) -> None:
     event = {"m": "m1", "i": "i2", "cat": "u", "tags": ["g1"], "num": 1.0, "y": 1}
-    with TestClient(create_app(Server(project, ServingSettings()))) as client:
+    with TestClient(create_app(Server(project, settings()))) as client:
         assert client.post("/events", json=event).json() == {"accepted": 1}
         assert client.post("/events", json=[event, event | {"t": "2024-05-06T07:08:09.5+02:00"}]).json() == {
             "accepted": 2
@@ -174,15 +178,15 @@ def test_events_are_on_disk_and_bad_ones_are_not(project: Project) -> None:
 
 def test_a_forgotten_member_is_somebody_new(project: Project) -> None:
     event = {"m": "m1", "i": "i2", "cat": "u", "tags": ["g1"], "num": 1.0, "y": 1}
-    settings = ServingSettings(clock="log")
-    with TestClient(create_app(Server(project, settings))) as client:
+    options = settings(clock="log")
+    with TestClient(create_app(Server(project, options))) as client:
         before = client.post("/rank", json=ask()).json()["items"]
         stranger = client.post("/rank", json=ask(member="stranger")).json()["items"]
         assert client.delete("/members/m1").status_code == 202
         assert client.post("/rank", json=ask()).json()["items"] == stranger != before
         assert client.post("/events", json=event).json() == {"accepted": 0}
     assert not list((project.output).glob("inbox/*"))
-    with TestClient(create_app(Server(project, settings))) as again:  # a restart remembers
+    with TestClient(create_app(Server(project, options))) as again:  # a restart remembers
         assert again.post("/rank", json=ask()).json()["items"] == stranger
     assert "m1" not in (project.output / "forgotten.jsonl").read_text()
 
@@ -210,7 +214,7 @@ def test_the_clock_never_goes_back(fitted: Project, monkeypatch: pytest.MonkeyPa
 
     now = [1_900_000_000_000_000_000]
     monkeypatch.setattr(served.time, "time_ns", lambda: now[0])
-    loaded = served.Served(Recommender.load(fitted.bundles), ServingSettings())
+    loaded = served.Served(Recommender.load(fitted.bundles), settings())
     first = loaded.moment()
     now[0] -= 3600 * 10**9
     assert loaded.moment() == first

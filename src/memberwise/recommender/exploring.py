@@ -16,7 +16,7 @@ from memberwise.ranking.policies import Ranking, rank
 from memberwise.ranking.predict import sigmoid
 from memberwise.recommender.parts import Part
 from memberwise.recommender.parts.exploration import ExplorationPart
-from memberwise.recommender.scoring import ranker_logits
+from memberwise.recommender.scoring import Logits, ranker_logits
 from memberwise.schema import Model
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def explore(
     how: Explore | None = None,
     seed: int | np.random.SeedSequence | None = None,
     utilities: npt.NDArray[np.float64] | None = None,
+    found: tuple[Arrays, Logits] | None = None,
 ) -> tuple[Ranking, npt.NDArray[np.float32]]:
     """Order the rows of one request by a policy that explores.
 
@@ -57,6 +58,8 @@ def explore(
         Of the draw; new every time if not given.
     utilities : float64 [T], optional
         Worth of a positive of each task; the project's if not given.
+    found
+        What `ranker_logits` says of the rows, if that is known already.
 
     Returns
     -------
@@ -71,7 +74,7 @@ def explore(
     """
     config, how = rec.project.config, how or Explore()
     settings = _part(rec.parts).head.config
-    spread = logits_spread(rec, arrays)
+    spread = logits_spread(rec, arrays, found)
     temperature = settings.temperatures(config.task_names)
     if how.temperature is not None:
         temperature = np.full_like(temperature, how.temperature)
@@ -89,10 +92,10 @@ def explore(
     return ranking, sigmoid(spread.mean.astype(np.float32))
 
 
-def logits_spread(rec: Recommender, arrays: Arrays) -> Spread:
+def logits_spread(rec: Recommender, arrays: Arrays, found: tuple[Arrays, Logits] | None = None) -> Spread:
     """The posterior of the logits of one request's candidates, every part counted in."""
     head = _part(rec.parts)
-    read, logits = ranker_logits(rec.ranker, rec.parts, arrays)
+    read, logits = found or ranker_logits(rec.ranker, rec.parts, arrays)
     spread: Spread | None = None
     for part in rec.parts.values():
         if part is head:

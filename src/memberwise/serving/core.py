@@ -28,6 +28,9 @@ class DenseCore(nn.Module):
         Whose weights are used; it is not changed.
     plan
         Which columns are shared.
+    hidden
+        Also return what enters the last layer, ``[n, D]`` (``[n, T, D]`` where tasks differ): parts beside
+        the ranker read it.
 
     Notes
     -----
@@ -37,9 +40,11 @@ class DenseCore(nn.Module):
     """
 
     order: Tensor
+    back: Tensor
 
-    def __init__(self, ranker: Ranker, plan: Plan) -> None:
+    def __init__(self, ranker: Ranker, plan: Plan, hidden: bool = False) -> None:
         super().__init__()
+        self.hidden = hidden
         self.encoders = nn.ModuleList(ranker.histories[h.name] for h, _, _ in plan.histories)
         self.looks = [looks for _, _, looks in plan.histories]
         pooled = [columns for _, columns, looks in plan.histories if not looks]
@@ -56,6 +61,7 @@ class DenseCore(nn.Module):
             shared = len(self.shared_columns)
             self.blocks = nn.ModuleList(_split(b, at, shared) for b in ranker.blocks)
             self.head = nn.Parameter(_head_columns(ranker, at))
+            self.register_buffer("back", _back(ranker, order), persistent=False)
         else:
             self.ranker = ranker
         self.wide_bias = nn.Parameter(ranker.wide_bias.detach().clone())
@@ -64,7 +70,7 @@ class DenseCore(nn.Module):
 
     def forward(
         self, shared: Tensor, own: Tensor, wide: Tensor, candidate: Tensor, *histories: Tensor
-    ) -> Tensor:
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """See the class."""
         shared, own = self._with_histories(shared, own, candidate, histories)
         n = own.shape[0]
@@ -73,12 +79,15 @@ class DenseCore(nn.Module):
         if self.split:
             mixed = torch.cat([block(shared, own, x0) for block in self.blocks], 1)
             logits = mixed @ self.head.t() + self.wide_bias
+            seen = mixed.index_select(1, self.back) if self.hidden else mixed
         else:
             r = self.ranker
             parted = r.heads(r.mix(x0.index_select(1, self.order)))
             logits = (parted * r.head_weight).sum(-1) + self.wide_bias
+            seen = parted
         logits = logits + wide
-        return logits if self.curves is None else self.curves(logits)
+        logits = logits if self.curves is None else self.curves(logits)
+        return (logits, seen) if self.hidden else logits
 
     def _with_histories(
         self, shared: Tensor, own: Tensor, candidate: Tensor, histories: Sequence[Tensor]
@@ -197,3 +206,13 @@ def _head_columns(ranker: Ranker, at: Tensor) -> Tensor:
         parts.append(piece if isinstance(block, MLP) else piece.index_select(1, at))
         start += width
     return torch.cat(parts, 1)
+
+
+def _back(ranker: Ranker, order: Tensor) -> Tensor:
+    """Where each column of the last hidden layer stands when cross networks write sorted columns."""
+    parts, start = [], 0
+    for block in ranker.blocks:
+        width = int(block.out_dim)  # type: ignore[arg-type]
+        parts.append(start + (torch.arange(width) if isinstance(block, MLP) else order))
+        start += width
+    return torch.cat(parts)

@@ -32,8 +32,8 @@ class Engine(Protocol):
 
     name: str
 
-    def __call__(self, inputs: Inputs) -> F32:
-        """Logits ``[n, T]``."""
+    def __call__(self, inputs: Inputs) -> list[F32]:
+        """Logits ``[n, T]``, and what enters the last layer if the core was made so."""
         ...
 
 
@@ -45,11 +45,11 @@ class TorchEngine:
     def __init__(self, core: DenseCore) -> None:
         self.core = core.eval()
 
-    def __call__(self, inputs: Inputs) -> F32:
+    def __call__(self, inputs: Inputs) -> list[F32]:
         """See `Engine`."""
         with torch.inference_mode():
-            logits: F32 = self.core(*(torch.from_numpy(i) for i in inputs)).numpy()
-        return logits
+            found = self.core(*(torch.from_numpy(i) for i in inputs))
+        return [t.numpy() for t in (found if isinstance(found, tuple) else (found,))]
 
 
 class OnnxEngine:
@@ -74,10 +74,10 @@ class OnnxEngine:
         self._order = [(n, int(n.removeprefix("in"))) for n in names]
         self.name = name
 
-    def __call__(self, inputs: Inputs) -> F32:
+    def __call__(self, inputs: Inputs) -> list[F32]:
         """See `Engine`."""
-        logits: F32 = self._session.run(None, {n: inputs[k] for n, k in self._order})[0]
-        return logits
+        found: list[F32] = self._session.run(None, {n: inputs[k] for n, k in self._order})
+        return found
 
 
 def example(ranker: Ranker, plan: Plan, rows: int) -> list[torch.Tensor]:
@@ -128,7 +128,7 @@ def identity(rec: Recommender) -> str:
     tables = ("embeddings.", "wide.weight", "curve_effects.")
     digest = hashlib.sha256()
     config = rec.project.config
-    parts = [FORMAT, torch.__version__, json.loads(config.ranker.model_dump_json())]
+    parts = [FORMAT, torch.__version__, reads_hidden(rec), json.loads(config.ranker.model_dump_json())]
     parts += [json.loads(f.model_dump_json()) for f in config.features]
     parts += [json.loads(e.model_dump_json()) for e in config.entities.values()]
     digest.update(json.dumps(parts, sort_keys=True).encode())
@@ -136,6 +136,16 @@ def identity(rec: Recommender) -> str:
         if not name.startswith(tables):
             digest.update(name.encode() + value.contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def reads_hidden(rec: Recommender) -> bool:
+    """Whether a part beside the ranker asks for its last hidden layer."""
+    return any(part.reads_hidden for part in rec.parts.values())
+
+
+def core_of(rec: Recommender) -> DenseCore:
+    """The core of a version."""
+    return DenseCore(rec.ranker.eval(), make_plan(rec.pipeline, rec.ranker), reads_hidden(rec))
 
 
 def folder_of(rec: Recommender) -> Path:
@@ -168,7 +178,7 @@ def make(rec: Recommender) -> Path:
     folder = folder_of(rec)
     folder.mkdir(parents=True, exist_ok=True)
     plan = make_plan(rec.pipeline, rec.ranker)
-    core = DenseCore(rec.ranker.eval(), plan)
+    core = core_of(rec)
     partial = folder / f"partial-{os.getpid()}.onnx"
     try:
         export(core, example(rec.ranker, plan, 3), partial)

@@ -14,14 +14,13 @@ import torch
 from memberwise.errors import DataError
 from memberwise.recommender import Recommender
 from memberwise.recommender.request import needed_columns
-from memberwise.serving.core import DenseCore
 from memberwise.serving.dense import DenseTransform
-from memberwise.serving.engine import Engine, OnnxEngine, TorchEngine, prepare
-from memberwise.serving.features import RequestFeatures, SideFeatures, hashed, request_arrays
+from memberwise.serving.engine import Engine, OnnxEngine, TorchEngine, core_of, prepare
+from memberwise.serving.features import RequestArrays, RequestFeatures, SideFeatures, hashed, request_arrays
 from memberwise.serving.gather import gather_fields, sum_wide
 from memberwise.serving.plan import Side, make_plan
 from memberwise.serving.request_frame import CandidateRows, SharedRow
-from memberwise.serving.scoring import Scores, adjusted
+from memberwise.serving.scoring import Looked
 
 log = logging.getLogger("memberwise.serving")
 F32 = npt.NDArray[np.float32]
@@ -125,7 +124,7 @@ class FastScorer:
                 return cls(rec, OnnxEngine(prepare(rec, bundle), "float32"))
             except (RuntimeError, ImportError, OSError) as error:
                 log.warning("no export", extra={"fields": {"reason": str(error)}})
-        return cls(rec, TorchEngine(DenseCore(rec.ranker.eval(), make_plan(rec.pipeline, rec.ranker))))
+        return cls(rec, TorchEngine(core_of(rec)))
 
     def suits(self, context: Mapping[str, Any]) -> bool:
         """Whether a request's context is one value for all candidates."""
@@ -134,14 +133,9 @@ class FastScorer:
             n in self._lists and not any(x is None or isinstance(x, list) for x in v) for n, v in lists
         )
 
-    def score(
-        self,
-        member: str | int,
-        candidates: Sequence[str],
-        moment: int,
-        context: Mapping[str, Any],
-        explain: bool = False,
-    ) -> Scores:
+    def look(
+        self, member: str | int, candidates: Sequence[str], moment: int, context: Mapping[str, Any]
+    ) -> Looked:
         """See `Scorer`; moments must not go back."""
         member = str(member)
         if not member or "" in candidates:
@@ -164,10 +158,21 @@ class FastScorer:
         right = self.own(own, wide)
         wide += once
         inputs = [left, right, wide, self._candidates(right), *self._histories(histories)]
-        logits = self._curved(self.engine(inputs), shared, own)
+        logits, *hidden = self.engine(inputs)
+        logits = self._curved(logits, shared, own)
         self.misses = self._misses(row, frame)
         arrays = request_arrays(self.features, frame, shared, own, histories)
-        return adjusted(self.rec, arrays, logits, explain)
+        if hidden:
+            self._read_hidden(arrays, hidden[0])
+        return Looked(arrays, logits)
+
+    def _read_hidden(self, arrays: RequestArrays, hidden: F32) -> None:
+        """What parts make of the last hidden layer, beside the other arrays."""
+        if hidden.ndim == 2:
+            hidden = np.broadcast_to(hidden[:, None, :], (len(hidden), self._tasks, hidden.shape[1]))
+        for part in self.rec.parts.values():
+            if part.reads_hidden:
+                arrays.add(part.read_hidden(hidden))
 
     def _misses(self, row: SharedRow, frame: CandidateRows) -> dict[str, int]:
         """Members and items that train did not hold, and the item table neither."""

@@ -200,8 +200,14 @@ class RequestArrays(Mapping[str, npt.NDArray[Any]]):
     """
 
     def __init__(self, makers: Mapping[str, Callable[[], npt.NDArray[Any]]]) -> None:
-        self._makers = makers
+        self._makers = dict(makers)
         self._made: dict[str, npt.NDArray[Any]] = {}
+
+    def add(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """More arrays."""
+        for name, values in arrays.items():
+            self._makers[name] = lambda: None  # type: ignore[assignment, return-value]
+            self._made[name] = values
 
     def __getitem__(self, name: str) -> npt.NDArray[Any]:
         if name not in self._made:

@@ -10,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from memberwise.data.frame import Frame
+from memberwise.ranking.policies import Ranking
 from memberwise.ranking.predict import sigmoid
 from memberwise.recommender import Recommender, request
+from memberwise.recommender.exploring import explore
 from memberwise.recommender.scoring import ranker_logits
 
 F32 = npt.NDArray[np.float32]
@@ -19,8 +21,24 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
+class Looked:
+    """What the ranker says of n candidates, before the parts beside it.
+
+    Attributes
+    ----------
+    arrays
+        `FeaturePipeline.batch_arrays`, and what parts made of the ranker's last hidden layer.
+    logits : ndarray of float32, [n, T]
+        Of the ranker.
+    """
+
+    arrays: Arrays
+    logits: F32
+
+
+@dataclass(frozen=True)
 class Scores:
-    """What a scorer says of n candidates.
+    """What a version says of n candidates.
 
     Attributes
     ----------
@@ -35,17 +53,12 @@ class Scores:
 
 
 class Scorer(Protocol):
-    """Scores candidates of a member at a moment; used by one thread at a time."""
+    """Asks the ranker about candidates of a member at a moment; used by one thread at a time."""
 
-    def score(
-        self,
-        member: str | int,
-        candidates: Sequence[str],
-        moment: int,
-        context: Mapping[str, Any],
-        explain: bool = False,
-    ) -> Scores:
-        """Probabilities in the order of the candidates.
+    def look(
+        self, member: str | int, candidates: Sequence[str], moment: int, context: Mapping[str, Any]
+    ) -> Looked:
+        """What the ranker says, in the order of the candidates.
 
         Raises
         ------
@@ -56,7 +69,7 @@ class Scorer(Protocol):
 
 
 class GeneralScorer:
-    """Every feature and component that a version has, by the code that evaluation runs.
+    """Every feature that a version has, by the code that evaluation runs.
 
     Parameters
     ----------
@@ -67,29 +80,37 @@ class GeneralScorer:
     def __init__(self, rec: Recommender) -> None:
         self.rec = rec
 
-    def score(
-        self,
-        member: str | int,
-        candidates: Sequence[str],
-        moment: int,
-        context: Mapping[str, Any],
-        explain: bool = False,
-    ) -> Scores:
+    def look(
+        self, member: str | int, candidates: Sequence[str], moment: int, context: Mapping[str, Any]
+    ) -> Looked:
         """See `Scorer`."""
         rec, config = self.rec, self.rec.project.config
         items = request.candidates(list(candidates), rec.pipeline)
         rows = request.rows(config, member, items, moment, dict(context))
         with rec.pipeline.held():
             arrays = rec.pipeline.batch_arrays(Frame(rows, config, rec.pipeline.tables))
-        read, logits = ranker_logits(rec.ranker, rec.parts, arrays)
-        return adjusted(rec, read, logits, explain)
+        return Looked(*ranker_logits(rec.ranker, rec.parts, arrays))
 
 
-def adjusted(rec: Recommender, arrays: Arrays, logits: F32, explain: bool) -> Scores:
+def finish(rec: Recommender, looked: Looked, explain: bool = False) -> Scores:
     """From the ranker's logits to probabilities by way of the parts, as `Recommender.score` does."""
+    logits = looked.logits
     shares = {"ranker": logits} if explain else {}
     for name, part in rec.parts.items():
-        before, logits = logits, part.adjust(arrays, logits)
+        before, logits = logits, part.adjust(looked.arrays, logits)
         if explain:
             shares[name] = logits - before
     return Scores(sigmoid(logits), shares)
+
+
+def finish_exploring(
+    rec: Recommender, looked: Looked, k: int, utilities: npt.NDArray[np.float64]
+) -> tuple[Ranking, F32]:
+    """An order by the project's exploring policy, and the probabilities at the posterior's mean.
+
+    Raises
+    ------
+    ConfigError
+        If the version has no exploring head.
+    """
+    return explore(rec, looked.arrays, k, utilities=utilities, found=(looked.arrays, looked.logits))

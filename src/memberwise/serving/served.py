@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from memberwise.data.hashing import hash_values
-from memberwise.errors import DataError
+from memberwise.errors import ConfigError, DataError
 from memberwise.recommender import Recommender
 from memberwise.recommender.request import needed_columns
 from memberwise.schema import to_micros
 from memberwise.serving.fast import FastScorer
 from memberwise.serving.messages import Id, Problem, RankedItem, RankRequest, RankResponse, Refused
-from memberwise.serving.scoring import GeneralScorer, Scorer, Scores
+from memberwise.serving.scoring import GeneralScorer, Looked, Scorer, Scores, finish, finish_exploring
 from memberwise.serving.settings import ServingSettings
 
 F32 = npt.NDArray[np.float32]
@@ -79,7 +79,8 @@ class Served:
         context = dict.fromkeys(self.context_columns)
         for scorer in (self.general, self.fast or self.general):
             for count in (256, 1):
-                scores = scorer.score("warm", self.retrieved[:count], self.moment(), context)
+                looked = scorer.look("warm", self.retrieved[:count], self.moment(), context)
+                scores = finish(self.rec, looked)
         if not np.isfinite(scores.probabilities).all():
             raise DataError("the version answers with numbers that are not finite", where=self.version)
 
@@ -106,41 +107,56 @@ class Served:
         candidates = self._candidates(ask.candidates)
         tasks = self._tasks(ask.tasks)
         weights = self._weights(ask.utility)
-        scores = self._scores(ask, candidates)
+        try:
+            looked = self._look(ask, candidates)
+            scores = finish(self.rec, looked, ask.explain)
+            if ask.explore:
+                utilities = weights.astype(np.float64)
+                ranking, believed = finish_exploring(self.rec, looked, ask.k, utilities)
+                utility, best, propensity = ranking.scores, ranking.order, ranking.propensity.tolist()
+                scores = Scores(believed, scores.shares)
+            else:
+                utility = (scores.probabilities @ weights).astype(np.float64)
+                best = np.argsort(-utility, kind="stable")[: ask.k]
+                propensity = [None] * len(best)
+        except (DataError, ConfigError) as error:
+            raise Refused(422, Problem.of(error)) from error
         self.last_scores = scores.probabilities
-        utility = scores.probabilities @ weights
-        best = np.argsort(-utility, kind="stable")[: ask.k]
-        items = [self._item(candidates, scores, utility, int(i), tasks) for i in best]
+        items = [
+            self._item(candidates[i], i, scores, float(utility[i]), tasks, p)
+            for i, p in zip(best.tolist(), propensity, strict=True)
+        ]
         return RankResponse(self.version, self.as_of, items)
 
-    def _scores(self, ask: RankRequest, candidates: Sequence[str]) -> Scores:
+    def _look(self, ask: RankRequest, candidates: Sequence[str]) -> Looked:
         self.fallback = None
         if ask.at is not None:
             self.fallback = "moment"  # a state that had moved ahead to it would not come back
         elif self.fast is None or not self.fast.suits(ask.context):
             self.fallback = "context"
         moment = self.moment() if ask.at is None else to_micros(ask.at)
-        try:
-            if self.fallback is None and self.fast is not None:
-                scores = self.fast.score(ask.member, candidates, moment, ask.context, ask.explain)
-                self.misses = self.fast.misses
-                return scores
-            self.misses = {}
-            return self.general.score(ask.member, candidates, moment, ask.context, ask.explain)
-        except DataError as error:
-            raise Refused(422, Problem.of(error)) from error
+        if self.fallback is None and self.fast is not None:
+            looked = self.fast.look(ask.member, candidates, moment, ask.context)
+            self.misses = self.fast.misses
+            return looked
+        self.misses = {}
+        return self.general.look(ask.member, candidates, moment, ask.context)
 
     def _item(
-        self, candidates: Sequence[str], scores: Scores, utility: F32, i: int, tasks: Sequence[int]
+        self,
+        item: str,
+        i: int,
+        scores: Scores,
+        utility: float,
+        tasks: Sequence[int],
+        propensity: float | None,
     ) -> RankedItem:
         row = scores.probabilities[i].tolist()
         shares = {
             name: {self.tasks[t]: float(logits[i, t]) for t in tasks}
             for name, logits in scores.shares.items()
         }
-        return RankedItem(
-            candidates[i], float(utility[i]), {self.tasks[t]: row[t] for t in tasks}, None, shares or None
-        )
+        return RankedItem(item, utility, {self.tasks[t]: row[t] for t in tasks}, propensity, shares or None)
 
     def _candidates(self, asked: Sequence[Id] | None) -> Sequence[str]:
         if asked is None:
