@@ -36,6 +36,7 @@ RANKERS: dict[str, dict[str, Any]] = {
         "calibration_features": ["m", "i"],
     },
     "experts": {"blocks": [{"type": "residual_cross"}], "heads": {"type": "mmoe"}},
+    "compressed": {"blocks": [{"type": "cross", "rank": 3}], "numeric": {"bins": 4, "dim": 3}},
     "curves": {"blocks": [{"type": "mlp", "hidden": [8], "norm": "batch"}], "calibration": {}},
 }
 
@@ -45,6 +46,8 @@ def projects(folder: Path, ranker: dict[str, Any]) -> Project:
     features = [
         *base["features"],
         {"kind": "vector", "entity": "item", "column": "v"},
+        {"kind": "categorical", "column": "cat", "encoding": "hash", "remainders": 50_000},
+        {"kind": "categorical", "column": "tags", "name": "qr", "max_values": 2, "remainders": 2},
         {"kind": "categorical", "column": "item.v0", "table": "shared", "dim": 6},
         {"kind": "numeric", "column": "item.w", "transform": "quantile"},
         {"kind": "numeric", "column": "num", "name": "num2", "transform": "log1p"},
@@ -66,7 +69,7 @@ def fitted_with(ranker: dict[str, Any], folder: Path) -> Path:
     rec = Recommender.fit(projects(folder, ranker))
     with torch.no_grad():
         for p in rec.ranker.parameters():
-            p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
+            p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
     if rec.ranker.curve_effects is not None:
         rec.ranker.curve_effects.weight[1:].normal_(std=0.3)
     rec.ranker.wide.weight[1:].normal_(std=0.3)

@@ -6,6 +6,7 @@ one per candidate.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -34,9 +35,10 @@ class DenseCore(nn.Module):
 
     Notes
     -----
-    ``shared [1, ds], own [n, do], wide [n, T], candidate [n, D], then items, actions, ages, mask of each
-    history [1, N, ...]`` -> logits ``[n, T]``, before the calibration curves where these depend on the row's
-    features, else after them.
+    Takes ``shared [1, ds], own [n, do], wide [n, T], candidate [n, D]``, the numbers of both sides that go
+    into curves, ``[1, ks], [n, ko]``, then items, actions, ages and mask of each history, ``[1, N, ...]``.
+    Gives logits ``[n, T]``, before the calibration curves where these depend on the row's features, else
+    after them.
     """
 
     order: Tensor
@@ -49,8 +51,14 @@ class DenseCore(nn.Module):
         self.looks = [looks for _, _, looks in plan.histories]
         pooled = [columns for _, columns, looks in plan.histories if not looks]
         looked = [columns for _, columns, looks in plan.histories if looks]
-        self.shared_columns = plan.shared.columns + [c for columns in pooled for c in columns]
-        self.own_columns = plan.own.columns + [c for columns in looked for c in columns]
+        shared, own = plan.shared, plan.own
+        self.shared_columns = shared.columns + shared.curves + [c for columns in pooled for c in columns]
+        self.own_columns = own.columns + own.curves + [c for columns in looked for c in columns]
+        self.curves_of = nn.ModuleList(
+            _some_columns(ranker.numbers, side.dense) if side.curves else nn.Identity()
+            for side in (shared, own)
+        )
+        self.curved = [bool(side.curves) for side in (shared, own)]
         columns = self.shared_columns + self.own_columns + list(range(plan.width, ranker.in_dim))
         order = torch.empty(len(columns), dtype=torch.long)
         order[torch.tensor(columns)] = torch.arange(len(columns))
@@ -58,8 +66,8 @@ class DenseCore(nn.Module):
         self.split = _splittable(ranker)
         if self.split:
             at = torch.tensor(columns)
-            shared = len(self.shared_columns)
-            self.blocks = nn.ModuleList(_split(b, at, shared) for b in ranker.blocks)
+            first = len(self.shared_columns)
+            self.blocks = nn.ModuleList(_split(b, at, first) for b in ranker.blocks)
             self.head = nn.Parameter(_head_columns(ranker, at))
             self.register_buffer("back", _back(ranker, order), persistent=False)
         else:
@@ -69,9 +77,20 @@ class DenseCore(nn.Module):
         self.curves = ranker.curves if ranker.curve_effects is None else None
 
     def forward(
-        self, shared: Tensor, own: Tensor, wide: Tensor, candidate: Tensor, *histories: Tensor
+        self,
+        shared: Tensor,
+        own: Tensor,
+        wide: Tensor,
+        candidate: Tensor,
+        numbers_shared: Tensor,
+        numbers_own: Tensor,
+        *histories: Tensor,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """See the class."""
+        if self.curved[0]:
+            shared = torch.cat([shared, self.curves_of[0](numbers_shared)], 1)
+        if self.curved[1]:
+            own = torch.cat([own, self.curves_of[1](numbers_own)], 1)
         shared, own = self._with_histories(shared, own, candidate, histories)
         n = own.shape[0]
         own = F.pad(own, (0, self.padding)) if self.padding else own
@@ -195,6 +214,18 @@ def _moved(linear: nn.Module, at: Tensor, inputs: bool, outputs: bool) -> nn.Lin
     if bias is not None:
         copy.bias = nn.Parameter((bias.detach().index_select(0, at) if outputs else bias.detach()).clone())
     return copy
+
+
+def _some_columns(numbers: nn.Module | None, columns: Sequence[int]) -> nn.Module:
+    """The curves of some of the numbers: every tensor of the layer has a row for each number."""
+    assert numbers is not None
+    some = copy.deepcopy(numbers)
+    at = torch.tensor(columns)
+    for name, value in list(some.named_parameters()):
+        setattr(some, name, nn.Parameter(value.detach().index_select(0, at)))
+    for name, buffer in list(some.named_buffers()):
+        setattr(some, name, buffer.index_select(0, at))
+    return some
 
 
 def _head_columns(ranker: Ranker, at: Tensor) -> Tensor:

@@ -23,8 +23,8 @@ from memberwise.serving.plan import Plan, make_plan
 
 F32 = npt.NDArray[np.float32]
 Inputs = Sequence[npt.NDArray[Any]]
-"""``shared, own, wide, candidate``, then items, actions, ages, mask of each history."""
-FORMAT = 1
+"""``shared, own, wide, candidate, numbers, numbers``, then items, actions, ages, mask of each history."""
+FORMAT = 2
 
 
 class Engine(Protocol):
@@ -89,6 +89,8 @@ def example(ranker: Ranker, plan: Plan, rows: int) -> list[torch.Tensor]:
         torch.randn(rows, len(plan.own.columns)),
         torch.randn(rows, len(ranker.layout.tasks)),
         torch.randn(rows, looked[0]) if looked else torch.zeros(1, 1),
+        torch.randn(1, len(plan.shared.dense) if plan.shared.curves else 1),
+        torch.randn(rows, len(plan.own.dense) if plan.own.curves else 1),
     ]
     for h, _, _ in plan.histories:
         ages = torch.rand(1, h.length) * 100
@@ -104,8 +106,8 @@ def example(ranker: Ranker, plan: Plan, rows: int) -> list[torch.Tensor]:
 def export(core: DenseCore, inputs: Sequence[torch.Tensor], path: Path) -> None:
     """Write a core as ONNX; any number of candidates fits."""
     n = torch.export.Dim("n", min=1, max=1_000_000)
-    shapes = [{0: n} if len(i) > 1 else {} for i in inputs[:4]]
-    dynamic = (*shapes, tuple({} for _ in inputs[4:]))
+    shapes = [{0: n} if len(i) > 1 else {} for i in inputs[:6]]
+    dynamic = (*shapes, tuple({} for _ in inputs[6:]))
     names = [f"in{k}" for k in range(len(inputs))]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch about torch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from memberwise.data.layout import IdField
 from memberwise.errors import DataError
+from memberwise.nn.embedding import FusedEmbedding
+from memberwise.ranking.ranker import Ranker
 from memberwise.recommender import Recommender
 from memberwise.recommender.request import needed_columns
 from memberwise.serving.dense import DenseTransform
 from memberwise.serving.engine import Engine, OnnxEngine, TorchEngine, core_of, prepare
 from memberwise.serving.features import RequestArrays, RequestFeatures, SideFeatures, hashed, request_arrays
-from memberwise.serving.gather import gather_fields, sum_wide
+from memberwise.serving.gather import fused_rows, gather_fields
 from memberwise.serving.plan import Side, make_plan
 from memberwise.serving.request_frame import CandidateRows, SharedRow
 from memberwise.serving.scoring import Looked
@@ -39,47 +42,31 @@ class SideInputs:
     """
 
     def __init__(self, rec: Recommender, side: Side) -> None:
-        ranker, self.side = rec.ranker, side
+        ranker, normaliser, self.side = rec.ranker, rec.pipeline.normaliser, side
         self._vectors = [rec.pipeline.vectors[v.name] for v in side.vectors]
-        self._transform = DenseTransform(rec.pipeline.normaliser, ranker.norm, side.dense)
+        self._transform = DenseTransform(normaliser, ranker.norm, side.dense)
+        self._plain = DenseTransform(normaliser, torch.nn.Identity(), side.dense) if side.curves else None
         fields = [f for f, _ in side.fields]
-        starts = np.concatenate([[0], np.cumsum([f.width for f in fields])]).astype(np.int64)
-        self._by_table: list[tuple[F32, npt.NDArray[np.int64], npt.NDArray[np.int64], Any]] = []
-        places, at = [], 0
-        for f in fields:
-            places.append(at)
-            at += ranker._dim_of[f.table]
-        self._dense_at = at
-        self.width = len(side.columns)
-        self._offsets = np.repeat(
-            [ranker._table(f.table).offsets[f.table] for f in fields], [f.width for f in fields]
-        ).astype(np.int32)
-        self._wide_offsets = np.repeat(
-            [ranker.wide.offsets[f.table] for f in fields], [f.width for f in fields]
-        ).astype(np.int32)
-        self._starts, self._widths = starts[:-1], np.diff(starts)
+        dims = [ranker._dim_of[f.table] for f in fields]
+        places = np.concatenate([[0], np.cumsum(dims)]).astype(np.int64)
+        self._dense_at, self.width = int(places[-1]), len(side.columns)
+        self._tables = []
         for dim, table in ranker.embeddings.items():
-            mine = [k for k, f in enumerate(fields) if str(ranker._dim_of[f.table]) == dim]
+            mine = [k for k in range(len(fields)) if str(dims[k]) == dim]
             if mine:
-                self._by_table.append(
-                    (
-                        table.weight.numpy(),  # type: ignore[operator]
-                        self._starts[mine],
-                        self._widths[mine],
-                        np.array(places, np.int64)[mine],
-                    )
-                )
-        self._wide = ranker.wide.weight.numpy() if ranker.config.wide and fields else None
+                self._tables.append(FieldRows(ranker, table, fields, mine, places[mine]))  # type: ignore[arg-type]
+        everything = list(range(len(fields)))
+        self._wide = None
+        if ranker.config.wide and fields:
+            self._wide = FieldRows(ranker, ranker.wide, fields, everything, np.zeros(len(fields), np.int64))
 
     def __call__(self, found: SideFeatures, wide: F32) -> F32:
         """Columns ``[n, width]``; the wide weights of the ids are added to `wide` ``[n, T]``."""
         out = np.empty((len(found.ids), self.width), np.float32)
-        rows = np.where(found.ids >= 0, found.ids + self._offsets, np.int32(0))
-        for table, starts, widths, places in self._by_table:
-            gather_fields(rows, starts, widths, places, table, out)
+        for table in self._tables:
+            table(found.ids, out, add=False)
         if self._wide is not None:
-            rows = np.where(found.ids >= 0, found.ids + self._wide_offsets, np.int32(0))
-            sum_wide(rows, self._starts, self._widths, self._wide, wide)
+            self._wide(found.ids, wide, add=True)
         at = self._dense_at
         if found.dense.shape[1]:
             out[:, at : at + self._transform.width] = self._transform(found.dense)
@@ -88,6 +75,46 @@ class SideInputs:
             out[:, at : at + timeline.dim] = timeline.gather(found.vectors[v.name])
             at += timeline.dim
         return out
+
+    def numbers(self, found: SideFeatures) -> F32:
+        """Normalised numbers that go into curves, ``[n, k]``."""
+        if self._plain is None:
+            return np.zeros((len(found.ids), 1), np.float32)
+        return np.ascontiguousarray(self._plain(found.dense)[:, : len(self.side.dense)])
+
+
+class FieldRows:
+    """Look-ups of some fields in one fused matrix."""
+
+    def __init__(
+        self,
+        ranker: Ranker,
+        table: FusedEmbedding,
+        fields: Sequence[IdField],
+        mine: Sequence[int],
+        places: npt.NDArray[np.int64],
+    ) -> None:
+        def array(values: Iterable[int]) -> npt.NDArray[np.int64]:
+            return np.fromiter(values, np.int64)
+
+        rows = [ranker.columns.rows_of[fields[k].table] for k in mine]
+        at = np.concatenate([[0], np.cumsum([f.width for f in fields])]).astype(np.int64)
+        self._weight: F32 = table.weight.numpy()
+        self._starts, self._widths = at[list(mine)], array(fields[k].width for k in mine)
+        self._offsets = array(table.offsets[fields[k].table] for k in mine)
+        self._quotients = array(r.quotients if r.compressed else 0 for r in rows)
+        self._remainders = array(r.remainders if r.compressed else 0 for r in rows)
+        self._counts = array(fields[k].values for k in mine)
+        self._parts = array(r.rows for r in rows)
+        ends = np.cumsum(self._counts * self._parts)
+        self._columns, self._total = ends - self._counts * self._parts, int(ends[-1])
+        self._places = places
+
+    def __call__(self, ids: I32, out: F32, add: bool) -> None:
+        """Write (or add) the embeddings of the fields to their places."""
+        rows = np.empty((len(ids), self._total), np.int32)
+        fused_rows(ids, self._starts, self._widths, self._offsets, self._quotients, self._remainders, rows)
+        gather_fields(rows, self._columns, self._counts, self._parts, self._places, self._weight, out, add)
 
 
 class FastScorer:
@@ -111,7 +138,6 @@ class FastScorer:
         self._needed = [c for c in needed_columns(config) if c not in ids]
         self._lists = {f.column for f in config.features if f.kind == "categorical" and f.max_values > 1}
         self._tasks = len(config.tasks)
-        self._tables = {t.name: rec.ranker._table(t.name) for t in rec.pipeline.layout.tables}
         self._candidate = _candidate_field(self)
         self.misses: dict[str, int] = {}
         """Unknown members and items of the last request."""
@@ -157,7 +183,8 @@ class FastScorer:
         left = self.shared(shared, once)
         right = self.own(own, wide)
         wide += once
-        inputs = [left, right, wide, self._candidates(right), *self._histories(histories)]
+        numbers = [self.shared.numbers(shared), self.own.numbers(own)]
+        inputs = [left, right, wide, self._candidates(right), *numbers, *self._histories(histories)]
         logits, *hidden = self.engine(inputs)
         logits = self._curved(logits, shared, own)
         self.misses = self._misses(row, frame)
@@ -191,18 +218,18 @@ class FastScorer:
         found: list[npt.NDArray[Any]] = []
         for field, _, _ in self.plan.histories:
             items, actions, ages = histories[field.name]
-            mask = items >= 0
             found += [
-                self._look_up(field.item_table, items, mask),
-                self._look_up(field.action_table, actions, mask),
+                self._look_up(field.item_table, items),
+                self._look_up(field.action_table, actions),
                 ages,
-                mask,
+                items[:, :: field.parts] >= 0,
             ]
         return found
 
-    def _look_up(self, name: str, rows: I32, mask: npt.NDArray[np.bool_]) -> F32:
-        table = self._tables[name]
-        return np.take(table.weight.numpy(), np.where(mask, rows + table.offsets[name], 0), axis=0)
+    def _look_up(self, name: str, rows: I32) -> F32:
+        with torch.inference_mode():
+            values: F32 = self.rec.ranker.look_up(name, torch.from_numpy(rows)).numpy()
+        return values
 
     def _curved(self, logits: F32, shared: SideFeatures, own: SideFeatures) -> F32:
         """The calibration curves, where they depend on features of the row (else they are in the core)."""
@@ -232,7 +259,7 @@ def _candidate_field(scorer: FastScorer) -> slice | None:
     at = 0
     for f, _ in scorer.plan.own.fields:
         dim = scorer.rec.ranker._dim_of[f.table]
-        if f.table == looking[0].item_table and f.width == 1:
+        if f.table == looking[0].item_table and f.values == 1:
             return slice(at, at + dim)
         at += dim
     return None

@@ -102,15 +102,10 @@ class RequestFeatures:
         found = {}
         for field, _, _ in self.plan.histories:
             rows = self.pipeline.histories[field.name].read(frame)
-            items = self._places(field.item_table, rows.items, rows.known)
-            actions = self._places(field.action_table, rows.actions, rows.known)
+            items = self.pipeline._places(field.item_table, rows.items, rows.known)
+            actions = self.pipeline._places(field.action_table, rows.actions, rows.known)
             found[field.name] = items, actions, (rows.ages / 86_400.0).astype(np.float32)
         return found
-
-    def _places(self, table: str, hashes: U64, known: npt.NDArray[np.bool_]) -> I32:
-        rows = np.full(hashes.shape, PAD, np.int32)
-        rows[known] = self.pipeline.vocabularies[table].encode(hashes[known])
-        return rows
 
     def _ids(self, side: Side, frame: Frame) -> I32:
         out = np.full((len(frame), sum(f.width for f, _ in side.fields)), PAD, np.int32)
@@ -135,14 +130,16 @@ class RequestFeatures:
         return self._clocks[f.name][1]
 
     def _encode(self, f: IdField, column: str, frame: Frame, out: I32) -> None:
-        vocabulary = self.pipeline.vocabularies[f.table]
-        if f.width == 1:
-            out[:, 0] = vocabulary.encode(frame.values(column))
+        vocabulary, n = self.pipeline.vocabularies[f.table], len(frame)
+        if f.values == 1:
+            out[:] = vocabulary.encode(frame.values(column)).reshape(n, f.parts)
             return
-        flat, offsets = frame.lists(column, f.width)
-        lengths = np.diff(offsets)
+        flat, offsets = frame.lists(column, f.values)
+        rows, lengths = vocabulary.encode(flat).reshape(len(flat), f.parts), np.diff(offsets)
         place = np.arange(len(flat)) - np.repeat(offsets[:-1], lengths)
-        out[np.repeat(np.arange(len(frame)), lengths), place] = vocabulary.encode(flat)
+        row = np.repeat(np.arange(n), lengths)
+        for part in range(f.parts):
+            out[row, place * f.parts + part] = rows[:, part]
 
     def _of_the_table(self) -> dict[int, I32]:
         """Ids that only the item's table says, by field; the last row is that of an unknown item."""

@@ -35,12 +35,15 @@ class Side:
         Vector features.
     columns : list of int
         Columns of x0, in the order of this side's input: fields, dense, vectors.
+    curves : list of int
+        Columns of x0 of the curves of this side's numbers.
     """
 
     fields: list[tuple[IdField, str]] = field(default_factory=list)
     dense: list[int] = field(default_factory=list)
     vectors: list[VectorField] = field(default_factory=list)
     columns: list[int] = field(default_factory=list)
+    curves: list[int] = field(default_factory=list)
 
 
 @dataclass
@@ -81,6 +84,11 @@ def make_plan(pipeline: FeaturePipeline, ranker: Ranker) -> Plan:
         side.columns += range(at, at + dims[f.table])
         at += dims[f.table]
     at = _dense(pipeline, layout, shared, own, at)
+    if ranker.numbers is not None:
+        dim = ranker.numbers.out_dim // len(layout.dense)
+        for side in (shared, own):
+            side.curves = [at + i * dim + d for i in side.dense for d in range(dim)]
+        at += len(layout.dense) * dim
     histories = []
     for h in layout.histories:
         encoder = ranker.histories[h.name]
