@@ -1,10 +1,10 @@
-"""A world to explore: members, films and their coming and going from a real log, tastes from a model of it.
+"""A world to explore: households, products and their coming and going from a real log, tastes from a model of it.
 
-MovieTweetings gives who comes when, which films are talked about at that time (the 20 with most ratings in
-the week before each day: they come and go), and what a member rated before. A mixed-effects logistic
-regression of "rating >= 8" on genres, members, their genres and films is fitted on the whole log; a world
-takes one draw of its posterior as the truth, so that worlds differ as much as the log leaves open. Only numpy
-is needed to play: peers do so in an environment of their own.
+Complete Journey gives who comes when (a basket is a round), which products are on offer (the 20 of this week's
+promotions that were looked at most: most of them change every week), and what a household bought before. A
+mixed-effects logistic regression of "bought" on households, products, and households' categories is fitted on
+the whole log; a world takes one draw of its posterior as the truth, so that worlds differ as much as the log
+leaves open. Only numpy is needed to play: peers do so in an environment of their own.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-START, ROUNDS = 2_000, 20_000
-ARMS, GENRES = 20, 12
-DAY = 86_400
+START, ROUNDS = 500, 20_000
+ARMS, CATEGORIES = 20, 12
+FIRST_WEEK = 38  # earlier ones make the profiles
 
 
 @dataclass(frozen=True)
@@ -28,20 +28,20 @@ class World:
     Attributes
     ----------
     arms : int [R, A]
-        Films on offer.
+        Products on offer.
     profile : float32 [R, d]
-        What is known of the member: rate and count of past ratings, and rate by genre.
-    genres : bool [films, G]
-        Of each film.
+        What is known of the household: rate of purchases by category, of all, and the log of their number.
+    category : int [products]
+        Of each product; those below `CATEGORIES` have a place in the profile.
     chance : float32 [R, A]
-        Truth: probability that the member likes the film.
+        Truth: probability that the household buys the product.
     luck : float64 [R]
         A reward is 1 where luck is below the chance: the same for every policy.
     """
 
     arms: np.ndarray
     profile: np.ndarray
-    genres: np.ndarray
+    category: np.ndarray
     chance: np.ndarray
     luck: np.ndarray
 
@@ -96,20 +96,24 @@ def play(
 
 
 def make(seed: int) -> World:
-    """A world of one draw from the posterior of the log's model. Takes half a minute at the first call."""
+    """A world of one draw from the posterior of the log's model. Takes a minute at the first call."""
     log = _log()
     rng = np.random.default_rng([seed, 0])
-    first = len(log["member"]) - START - ROUNDS
-    rows = np.arange(first, len(log["member"]))
-    draw = _truth(log, rng)
-    arms = log["offer"][log["day"][rows] - log["day"][rows[0]]]
-    chance = 1 / (1 + np.exp(-draw(log["member"][rows], arms)))
+    if "posterior" not in _CACHE:
+        _CACHE["posterior"] = _fit(log)
+    truth = _CACHE["posterior"]
+    arms, household = log["offer"][log["week"] - FIRST_WEEK], log["household"]
+    eta = np.full(arms.shape, truth["constant"])
+    eta += _draw(truth["household"], rng)[household][:, None]
+    eta += _draw(truth["product"], rng)[arms]
+    eta += _draw(truth["taste"], rng)[household[:, None], log["category"][arms]]
+    chance = 1 / (1 + np.exp(-eta))
     return World(
         arms,
-        log["profile"][rows].astype(np.float32),
-        log["genres"],
+        log["profile"].astype(np.float32),
+        log["category"],
         chance.astype(np.float32),
-        rng.random(len(rows)),
+        rng.random(len(arms)),
     )
 
 
@@ -117,95 +121,89 @@ _CACHE: dict[str, Any] = {}
 
 
 def _log() -> dict[str, Any]:
-    """The log as arrays: members, films, days, what is on offer, profiles from strictly earlier ratings."""
+    """The log as arrays: rounds with household, week and profile; products with category; what is on offer."""
     if "log" in _CACHE:
         return _CACHE["log"]
     import polars as pl
 
-    from memberwise.data.datasets import movietweetings
+    from memberwise.data.datasets import completejourney
 
-    files = movietweetings().files
-    ratings = pl.read_parquet(files["ratings"]).sort("timestamp", maintain_order=True)
-    films = pl.read_parquet(files["movies"])
-    if films["genres"].dtype == pl.String:
-        films = films.with_columns(pl.col("genres").fill_null("").str.split("|"))
-    names = films["genres"].explode().drop_nulls().value_counts(sort=True)["genres"].head(GENRES).to_list()
-    member, film = (ratings[c].rank("dense").to_numpy().astype(int) - 1 for c in ("user_id", "movie_id"))
-    known = ratings.select("movie_id").join(
-        films.unique("movie_id"), on="movie_id", how="left", maintain_order="left"
+    rows = pl.read_parquet(completejourney().files["impressions"]).sort("timestamp", maintain_order=True)
+    household, product = (
+        rows[c].rank("dense").to_numpy().astype(int) - 1 for c in ("household_id", "product_id")
     )
-    flags = np.stack([known["genres"].list.contains(g).fill_null(False).to_numpy() for g in names], axis=1)
-    genres = np.zeros((film.max() + 1, GENRES), bool)
-    genres[film] = flags
-    label = (ratings["rating"].to_numpy() >= 8).astype(float)
-    time = ratings["timestamp"].dt.epoch("s").to_numpy()
-    day = time // DAY
-    first = len(member) - START - ROUNDS
-    offer = []
-    for d in range(day[first], day[-1] + 1):
-        week = (day >= d - 7) & (day < d)
-        offer.append(np.argsort(-np.bincount(film[week], minlength=film.max() + 1), kind="stable")[:ARMS])
+    week = rows["week"].to_numpy()
+    offer = np.array(
+        [
+            np.argsort(-np.bincount(product[week == w], minlength=product.max() + 1), kind="stable")[:ARMS]
+            for w in range(FIRST_WEEK, week.max() + 1)
+        ]
+    )
+    names = rows["product_category"].rank("dense").to_numpy().astype(int) - 1
+    of_product = np.zeros(product.max() + 1, int)
+    of_product[product] = names
+    # The categories on offer most often come first: they have a place in the profile.
+    often = np.bincount(of_product[offer.ravel()], minlength=names.max() + 1)
+    place = np.argsort(np.argsort(-often, kind="stable"), kind="stable")
+    category = place[of_product]
+    label = rows["label"].to_numpy().astype(float)
+    basket = rows["basket_id"].to_numpy()
+    first = np.append(0, np.flatnonzero(basket[1:] != basket[:-1]) + 1)
+    profile = _profiles(household, category[product], label, first)
+    rounds = np.flatnonzero(week[first] >= FIRST_WEEK)[: START + ROUNDS]
     _CACHE["log"] = {
-        "member": member, "film": film, "label": label, "genres": genres, "day": day,
-        "offer": np.array(offer), "profile": _profiles(member, flags, label, time),
+        "all": {"household": household, "product": product, "label": label}, "category": category,
+        "offer": offer, "household": household[first[rounds]], "week": week[first[rounds]],
+        "profile": profile[rounds],
     }  # fmt: skip
     return _CACHE["log"]
 
 
-def _profiles(member: np.ndarray, flags: np.ndarray, label: np.ndarray, time: np.ndarray) -> np.ndarray:
-    """Smoothed rate, log count, and smoothed rate by genre, of a member's strictly earlier ratings."""
-    members, rate = member.max() + 1, label.mean()
-    shown, liked = np.zeros((members, GENRES + 1)), np.zeros((members, GENRES + 1))
-    out = np.empty((len(member), GENRES + 2))
-    waiting: list[int] = []
-    for i in range(len(member)):
-        if waiting and time[i] > time[waiting[-1]]:
-            for j in waiting:
-                mask = np.append(flags[j], True)
-                shown[member[j]] += mask
-                liked[member[j]] += mask * label[j]
-            waiting = []
-        m = member[i]
-        rates = (liked[m] + 5 * rate) / (shown[m] + 5) - rate
-        out[i] = np.append(rates, np.log1p(shown[m, -1]))
-        waiting.append(i)
+def _profiles(
+    household: np.ndarray, category: np.ndarray, label: np.ndarray, first: np.ndarray
+) -> np.ndarray:
+    """What each basket's household had bought in earlier baskets: smoothed rates, and the log of their number."""
+    shown = np.zeros((household.max() + 1, CATEGORIES + 1))
+    bought = np.zeros_like(shown)
+    out, mean = np.empty((len(first), CATEGORIES + 2)), label.mean()
+    for i, (start, stop) in enumerate(zip(first, np.append(first[1:], len(label)), strict=True)):
+        h, rows = household[start], slice(start, stop)
+        out[i, :-1] = (bought[h] + 10 * mean) / (shown[h] + 10) - mean
+        out[i, -1] = np.log1p(bought[h, -1])
+        places = np.minimum(category[rows], CATEGORIES)
+        for counts, weights in ((shown, None), (bought, label[rows])):
+            found = np.bincount(places, weights, CATEGORIES + 1)
+            counts[h, :-1] += found[:-1]
+            counts[h, -1] += found.sum()
     return out
 
 
-def _truth(log: dict[str, Any], rng: np.random.Generator) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """One draw of the posterior: logits of members [R] and films [R, A]."""
-    if "draws" not in _CACHE:
-        _CACHE["draws"] = _fit(log)
-    mean, factor, film_mean, film_deviation, fixed = _CACHE["draws"]
-    taste = mean + np.einsum("mij,mj->mi", factor, rng.standard_normal(mean.shape))
-    worth = film_mean + film_deviation * rng.standard_normal(len(film_mean))
-    genres = np.column_stack([np.ones(len(log["genres"])), log["genres"]])
-
-    def logits(member: np.ndarray, arms: np.ndarray) -> np.ndarray:
-        own = np.einsum("rag,rg->ra", genres[arms], taste[member])
-        return (genres @ fixed)[arms] + own + worth[arms]
-
-    return logits
+def _draw(posterior: tuple[np.ndarray, np.ndarray], rng: np.random.Generator) -> np.ndarray:
+    mean, deviation = posterior
+    return mean + deviation * rng.standard_normal(mean.shape)
 
 
-def _fit(log: dict[str, Any]) -> tuple[np.ndarray, ...]:
-    """Posterior of members' tastes and films' worth, and the fixed effect of genres."""
+def _fit(log: dict[str, Any]) -> dict[str, Any]:
+    """Posterior mean and deviation of every household, product, and household in a category."""
     from memberwise.bayes import MixedEffectsLogisticRegression, RandomEffect
 
-    x = log["genres"][log["film"]].astype(float)
+    rows, category = log["all"], log["category"]
+    households, products, kinds = rows["household"].max() + 1, rows["product"].max() + 1, category.max() + 1
+    pair = rows["household"] * kinds + category[rows["product"]]
     model = MixedEffectsLogisticRegression(
-        [RandomEffect(name="member", covariance="full"), RandomEffect(name="film")], prior_precision=1.0
+        [RandomEffect(name=n) for n in ("household", "product", "taste")], max_sweeps=60, sweep_tol=3e-3
     )
-    groups = {"member": log["member"], "film": log["film"]}
-    model.fit(x, log["label"].astype(int), groups=groups, designs={"member": x})
-    members, films = log["member"].max() + 1, log["film"].max() + 1
-    mean, factor = np.zeros((members, GENRES + 1)), np.zeros((members, GENRES + 1, GENRES + 1))
-    for m in range(members):
-        own = model.coefficients("member", str(m))
-        mean[m] = own.mean
-        factor[m] = np.linalg.cholesky(np.linalg.inv(own.precision.dense()))
-    worth, deviation = np.zeros(films), np.zeros(films)
-    for f in range(films):
-        own = model.coefficients("film", str(f))
-        worth[f], deviation[f] = own.mean[0], np.sqrt(own.variances()[0])
-    return mean, factor, worth, deviation, model.fixed_.posterior_.mean
+    groups = {"household": rows["household"], "product": rows["product"], "taste": pair}
+    model.fit(np.zeros((len(pair), 1)), rows["label"].astype(int), groups=groups)
+    found: dict[str, Any] = {"constant": model.fixed_.posterior_.mean[0]}
+    shapes = {"household": (households,), "product": (products,), "taste": (households, kinds)}
+    for name, shape in shapes.items():
+        state = model.states_[name]
+        mean = np.zeros(int(np.prod(shape)))
+        deviation = np.full(mean.size, np.sqrt(state.constant_variance))
+        ids = np.array([int(i) for i in state.store.slots])
+        slots = np.array(list(state.store.slots.values()))
+        mean[ids] = state.store.mean.data[state.store.mean_at.data[slots]]
+        deviation[ids] = 1 / np.sqrt(state.store.pack.data[state.store.pack_at.data[slots]])
+        found[name] = (mean.reshape(shape), deviation.reshape(shape))
+    return found

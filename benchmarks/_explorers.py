@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from _bandit_world import GENRES, START, World
+from _bandit_world import CATEGORIES, START, World
 from memberwise.data.layout import IdField, Layout, Table
 from memberwise.data.loader import Loader
 from memberwise.data.normalise import DenseColumn
@@ -34,12 +34,11 @@ from memberwise.ranking.ranker import Ranker
 from memberwise.ranking.trainer import Trainer
 
 RETRAIN = 5_000
-TAGS = 4  # genres of a film that are looked at
 LAYOUT = Layout(
     tasks=("like",),
-    tables=(Table("film"), Table("genre")),
-    ids=(IdField("film", "film", 0, 1), IdField("genres", "genre", 1, TAGS)),
-    dense=tuple(DenseColumn(f"profile {i}") for i in range(GENRES + 2)),
+    tables=(Table("product"), Table("category")),
+    ids=(IdField("product", "product", 0, 1), IdField("category", "category", 1, 1)),
+    dense=tuple(DenseColumn(f"profile {i}") for i in range(CATEGORIES + 2)) + (DenseColumn("own category"),),
     histories=(),
     vectors=(),
 )
@@ -65,7 +64,7 @@ class NeuralLinear:
     seed : int
         Of training and of choices.
     items : bool
-        Whether the head has a constant per film.
+        Whether the head has a constant per product.
     """
 
     def __init__(self, world: World, decide: Decide, seed: int, items: bool = True) -> None:
@@ -77,26 +76,24 @@ class NeuralLinear:
         self.trained = 0
         self.head: ExplorationHead
         self.ranker: Ranker
-        self.known = np.zeros(0, np.int32)
+        self.known = self.kinds = np.zeros(0, np.int32)
 
-    def arrays(self, rounds: np.ndarray, films: np.ndarray) -> dict[str, Any]:
-        """The arrays of rows: a film for each of these rounds."""
-        tags = np.full((len(films), TAGS), -1, np.int32)
-        flags = self.world.genres[films]
-        order = np.argsort(~flags, axis=1, kind="stable")[:, :TAGS]
-        there = np.take_along_axis(flags, order, 1)
-        tags[there] = order[there] + FIRST
-        ids = np.column_stack([self.known[films], tags]).astype(np.int32)
-        dense = (self.world.profile[rounds] - self.centre) / self.scale
-        return {"ids": ids, "dense": dense.astype(np.float32), "item": films.astype(np.uint64)}
+    def arrays(self, rounds: np.ndarray, products: np.ndarray) -> dict[str, Any]:
+        """The arrays of rows: a product for each of these rounds."""
+        category, profile = self.world.category[products], self.world.profile[rounds]
+        own = np.append(profile[:, :CATEGORIES], np.zeros((len(rounds), 1)), axis=1)
+        own = np.take_along_axis(own, np.minimum(category, CATEGORIES)[:, None], 1)
+        dense = np.column_stack([(profile - self.centre) / self.scale, own / self.scale[CATEGORIES]])
+        ids = np.column_stack([self.known[products], self.kinds[category]]).astype(np.int32)
+        return {"ids": ids, "dense": dense.astype(np.float32), "item": products.astype(np.uint64)}
 
     def choose(self, rounds: np.ndarray) -> np.ndarray:
         """Places of the arms for a block of rounds."""
-        films = self.world.arms[rounds]
-        arrays = self.arrays(np.repeat(rounds, films.shape[1]), films.ravel())
+        products = self.world.arms[rounds]
+        arrays = self.arrays(np.repeat(rounds, products.shape[1]), products.ravel())
         logits, hidden = predict_with_hidden(self.ranker, arrays)
         spread = self.head.spread(self.head.directions(hidden), arrays["item"], logits)
-        return self.decide(spread, films.shape, self.rng).argmax(1)
+        return self.decide(spread, products.shape, self.rng).argmax(1)
 
     def learn(self, rounds: np.ndarray, places: np.ndarray, rewards: np.ndarray) -> None:
         """Absorb a block; train again when it is time."""
@@ -129,13 +126,10 @@ class NeuralLinear:
         cut = n - n // 10
         self.centre = self.world.profile[self.rounds].mean(0)
         self.scale = self.world.profile[self.rounds].std(0) + 1e-6
-        counts = np.bincount(
-            self.world.arms[self.rounds[:cut], self.places[:cut]], minlength=len(self.world.genres)
-        )
-        seen = np.flatnonzero(counts >= 2)
-        self.known = np.full(len(counts), UNSEEN, np.int32)
-        self.known[seen] = FIRST + np.arange(len(seen))
-        rows = {"film": FIRST + len(seen), "genre": FIRST + GENRES}
+        products = self.world.arms[self.rounds[:cut], self.places[:cut]]
+        self.known, count = numbered(products, len(self.world.category))
+        self.kinds, kinds = numbered(self.world.category[products], self.world.category.max() + 1)
+        rows = {"product": count, "category": kinds}
         ranker = Ranker(LAYOUT, rows, {}, RANKER, seed=self.seed)
         train, valid = self.logged(slice(0, cut)), self.logged(slice(cut, None))
         with tempfile.TemporaryDirectory() as run:
@@ -158,6 +152,14 @@ class NeuralLinear:
             self.config, [seen_rows(train)], later, int(self.rounds[cut - 1]), directions
         )
         self.head = fitted.update(later, int(self.rounds[-1]))
+
+
+def numbered(seen: np.ndarray, size: int) -> tuple[np.ndarray, int]:
+    """Row of every id in its table, those not seen twice sharing one; and the rows of the table."""
+    often = np.flatnonzero(np.bincount(seen, minlength=size) >= 2)
+    rows = np.full(size, UNSEEN, np.int32)
+    rows[often] = FIRST + np.arange(len(often))
+    return rows, FIRST + len(often)
 
 
 def thompson(temperature: float) -> Decide:
