@@ -1,10 +1,11 @@
-"""A world to explore: households, products and their coming and going from a real log, tastes from a model of it.
+"""A world to explore: households and products that come and go, from a real log; tastes from a model of it.
 
-Complete Journey gives who comes when (a basket is a round), which products are on offer (the 20 of this week's
-promotions that were looked at most: most of them change every week), and what a household bought before. A
-mixed-effects logistic regression of "bought" on households, products, and households' categories is fitted on
-the whole log; a world takes one draw of its posterior as the truth, so that worlds differ as much as the log
-leaves open. Only numpy is needed to play: peers do so in an environment of their own.
+Complete Journey gives who comes when (a basket is a round), what a household bought before, and which
+products are promoted in a week. Twenty of them are on offer: each week half of those that are still promoted
+stay, the others are drawn anew. A mixed-effects logistic regression of "bought" on households, products, and
+households' categories is fitted on the whole log; a world takes one draw of its posterior as the truth, so
+that worlds differ as much as the log leaves open. Only numpy is needed to play: peers do so in an environment
+of their own.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 START, ROUNDS = 500, 20_000
 ARMS, CATEGORIES = 20, 12
 FIRST_WEEK = 38  # earlier ones make the profiles
+LOOKED_AT = 20  # rows of a product in a week that make it worth an offer
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def make(seed: int) -> World:
     if "posterior" not in _CACHE:
         _CACHE["posterior"] = _fit(log)
     truth = _CACHE["posterior"]
-    arms, household = log["offer"][log["week"] - FIRST_WEEK], log["household"]
+    arms, household = _offers(log["promoted"], rng)[log["week"] - FIRST_WEEK], log["household"]
     eta = np.full(arms.shape, truth["constant"])
     eta += _draw(truth["household"], rng)[household][:, None]
     eta += _draw(truth["product"], rng)[arms]
@@ -121,7 +123,7 @@ _CACHE: dict[str, Any] = {}
 
 
 def _log() -> dict[str, Any]:
-    """The log as arrays: rounds with household, week and profile; products with category; what is on offer."""
+    """The log as arrays: rounds with household, week and profile; products with category and weeks."""
     if "log" in _CACHE:
         return _CACHE["log"]
     import polars as pl
@@ -133,17 +135,15 @@ def _log() -> dict[str, Any]:
         rows[c].rank("dense").to_numpy().astype(int) - 1 for c in ("household_id", "product_id")
     )
     week = rows["week"].to_numpy()
-    offer = np.array(
-        [
-            np.argsort(-np.bincount(product[week == w], minlength=product.max() + 1), kind="stable")[:ARMS]
-            for w in range(FIRST_WEEK, week.max() + 1)
-        ]
-    )
+    promoted = [
+        np.flatnonzero(np.bincount(product[week == w], minlength=product.max() + 1) >= LOOKED_AT)
+        for w in range(FIRST_WEEK, week.max() + 1)
+    ]
     names = rows["product_category"].rank("dense").to_numpy().astype(int) - 1
     of_product = np.zeros(product.max() + 1, int)
     of_product[product] = names
-    # The categories on offer most often come first: they have a place in the profile.
-    often = np.bincount(of_product[offer.ravel()], minlength=names.max() + 1)
+    # The categories promoted most often come first: they have a place in the profile.
+    often = np.bincount(of_product[np.concatenate(promoted)], minlength=names.max() + 1)
     place = np.argsort(np.argsort(-often, kind="stable"), kind="stable")
     category = place[of_product]
     label = rows["label"].to_numpy().astype(float)
@@ -153,16 +153,27 @@ def _log() -> dict[str, Any]:
     rounds = np.flatnonzero(week[first] >= FIRST_WEEK)[: START + ROUNDS]
     _CACHE["log"] = {
         "all": {"household": household, "product": product, "label": label}, "category": category,
-        "offer": offer, "household": household[first[rounds]], "week": week[first[rounds]],
+        "promoted": promoted, "household": household[first[rounds]], "week": week[first[rounds]],
         "profile": profile[rounds],
     }  # fmt: skip
     return _CACHE["log"]
 
 
+def _offers(promoted: list[np.ndarray], rng: np.random.Generator) -> np.ndarray:
+    """Products on offer in each week, [weeks, A]."""
+    offers = [rng.choice(promoted[0], ARMS, replace=False)]
+    for products in promoted[1:]:
+        old = offers[-1]
+        stays = old[np.isin(old, products) & (rng.random(ARMS) < 0.5)]
+        new = rng.choice(np.setdiff1d(products, old), ARMS - len(stays), replace=False)
+        offers.append(np.concatenate([stays, new]))
+    return np.stack(offers)
+
+
 def _profiles(
     household: np.ndarray, category: np.ndarray, label: np.ndarray, first: np.ndarray
 ) -> np.ndarray:
-    """What each basket's household had bought in earlier baskets: smoothed rates, and the log of their number."""
+    """What each basket's household bought in earlier ones: smoothed rates, and the log of their number."""
     shown = np.zeros((household.max() + 1, CATEGORIES + 1))
     bought = np.zeros_like(shown)
     out, mean = np.empty((len(first), CATEGORIES + 2)), label.mean()

@@ -38,7 +38,7 @@ LAYOUT = Layout(
     tasks=("like",),
     tables=(Table("product"), Table("category")),
     ids=(IdField("product", "product", 0, 1), IdField("category", "category", 1, 1)),
-    dense=tuple(DenseColumn(f"profile {i}") for i in range(CATEGORIES + 2)) + (DenseColumn("own category"),),
+    dense=(*(DenseColumn(f"profile {i}") for i in range(CATEGORIES + 2)), DenseColumn("own category")),
     histories=(),
     vectors=(),
 )

@@ -240,11 +240,19 @@ def rank(
         datetime | None, typer.Option(help="Moment of the request, UTC; default: now as the log knows it.")
     ] = None,
     context: Annotated[str, typer.Option(help="Event columns that features read, as JSON.")] = "{}",
+    explore: Annotated[
+        bool, typer.Option(help="Order by a draw from what is known; also shows each place's propensity.")
+    ] = False,
+    seed: Annotated[int | None, typer.Option(help="Of the draw; new every time if not given.")] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object a line instead of a table.")
     ] = False,
 ) -> None:
-    """Order items for a member with the current version, best first."""
+    """Order items for a member with the current version, best first.
+
+    With --explore the order is a draw from the posterior of the last layer (section exploration of the
+    project). Log the propensity with what you show: memberwise offpolicy can then judge other policies.
+    """
     from memberwise.project import Project
     from memberwise.recommender import Recommender
 
@@ -257,7 +265,7 @@ def rank(
     if not isinstance(values, dict):
         raise ConfigError("is not a JSON object", where="--context", fix="""write it like '{"store": 3}'""")
     rec = Recommender.load(Project.load(project).bundles)
-    ranked = rec.rank(member, item or None, k, at=at, context=values)
+    ranked = rec.rank(member, item or None, k, at=at, context=values, explore=explore, seed=seed)
     if as_json:
         print("\n".join(json.dumps(found) for found in ranked.to_dicts()))
         return
@@ -329,6 +337,72 @@ def replay(
     found.to_json(target.with_suffix(".json"))
     say.replay(found, out)
     out.print(f"Report: [bold]{target}[/]", soft_wrap=True)
+
+
+@app.command()
+def offpolicy(
+    log: Annotated[
+        list[str], typer.Argument(metavar="LOG...", help="A row per decision: Parquet, CSV or Arrow.")
+    ],
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help="Column: the new policy's probability of what was done (repeat for several)."),
+    ] = None,
+    reward: Annotated[str, typer.Option(help="Column: what followed.")] = "reward",
+    propensity: Annotated[
+        str, typer.Option(help="Column: the logging policy's probability of what it did.")
+    ] = "propensity",
+    predicted: Annotated[str | None, typer.Option(help="Column: a model's reward of what was done.")] = None,
+    expected: Annotated[
+        str | None, typer.Option(help="Column: that model's mean reward under the new policy.")
+    ] = None,
+    placed: Annotated[
+        str | None, typer.Option(help="For a replay of shuffled sessions, column: item that stood first.")
+    ] = None,
+    wanted: Annotated[
+        str | None, typer.Option(help="With --placed, column: item that the new ranking puts first.")
+    ] = None,
+    member: Annotated[
+        str | None, typer.Option(help="Column: whose decision; intervals resample members.")
+    ] = None,
+    clip: Annotated[float | None, typer.Option(min=1, help="Largest importance weight.")] = None,
+    draws: Annotated[int, typer.Option(min=20, help="Bootstrap draws behind the intervals.")] = 1000,
+    report: Annotated[Path | None, typer.Option(help="Also write an HTML page, and JSON beside it.")] = None,
+) -> None:
+    """Say what another policy would have earned, from the log of the one that ran.
+
+    The log needs a column with the probability with which each decision was made (memberwise rank --explore
+    and the server give it), and one with the probability that the new policy gives to the same decision:
+
+        memberwise offpolicy decisions.parquet --target thompson --target greedy --member user
+
+    IPS is right on average but noisy, SNIPS is calmer. With a reward model (--predicted, --expected) the
+    doubly robust DR is usually the one to read. Look at the effective decisions first: below some hundred,
+    log more exploration. A log whose first places were shuffled uniformly needs no probabilities:
+
+        memberwise offpolicy sessions.parquet --placed first_shown --wanted first_by_new --reward clicked
+    """
+    from memberwise.fresh.decisions import Columns, judge, records, warnings
+    from memberwise.report import FreshnessReport
+
+    columns = Columns(
+        reward=reward, propensity=propensity, targets=target or ["target"], predicted=predicted,
+        expected=expected, member=member, placed=placed, wanted=wanted,
+    )  # fmt: skip
+    found = judge(log, columns, clip=clip, draws=draws)
+    table = Table("policy", "estimator", "reward", "95 %", "gain", "95 % of the gain", "effective")
+    for r in records(found):
+        table.add_row(
+            _literal(r["policy"]), r["estimator"], f"{r['value']:.4f}", f"{r['low']:.4f} to {r['high']:.4f}",
+            f"{r['gain']:+.4f}", f"{r['gain_low']:+.4f} to {r['gain_high']:+.4f}", f"{r['effective']:,.0f}",
+        )  # fmt: skip
+    out.print(table)
+    for warning in warnings(found):
+        out.print(f"[yellow]{_literal(warning)}[/]")
+    if report is not None:
+        page = FreshnessReport(Path(log[0]).stem, offpolicy=records(found))
+        page.to_json(page.write(report).with_suffix(".json"))
+        out.print(f"Report: [bold]{report}[/]")
 
 
 bundles = typer.Typer(help="List the saved versions of a project, or go back to one.", no_args_is_help=True)
