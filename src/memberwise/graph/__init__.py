@@ -4,6 +4,7 @@ from memberwise.graph.adjacency import Adjacency
 from memberwise.graph.nodes import Nodes
 from memberwise.graph.sampling.base import Block, SampledBatch, Sampler, SampleRequest, SeedBatch
 from memberwise.graph.sampling.neighbours import NeighbourSampler, Rule, SamplingConfig
+from memberwise.graph.sampling.subgraph import Subgraph, SubgraphEdges, sample_subgraph
 from memberwise.graph.sampling.unique import UniqueNodes, unique_nodes
 from memberwise.graph.store import HeteroGraph
 from memberwise.graph.tables import EdgeArrays, EdgeTable
@@ -26,9 +27,12 @@ __all__ = [
     "Sampler",
     "SamplingConfig",
     "SeedBatch",
+    "Subgraph",
+    "SubgraphEdges",
     "UniqueNodes",
     "edge_name",
     "parse_edge",
     "reverse_of",
+    "sample_subgraph",
     "unique_nodes",
 ]

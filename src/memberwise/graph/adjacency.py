@@ -135,6 +135,15 @@ class Adjacency:
                 parts.append(s.target[first:last])
         return np.concatenate(parts) if parts else np.zeros(0, np.int32)
 
+    def at(self, position: I32, field: str, default: Any = None) -> npt.NDArray[Any]:
+        """A field of `Segment` by position, base before tail; `default` if edges do not have it. [e]"""
+        base, tail = getattr(self.base, field), getattr(self.tail, field)
+        if not len(base) and not len(tail):
+            return np.full(len(position), default)
+        if not self.tail.edges:
+            return base[position]
+        return np.concatenate([base, tail])[position]
+
     def coo(self) -> Coo:
         """All edges, row by row; base before tail."""
         parts = [s for s in (self.base, self.tail) if s.edges]

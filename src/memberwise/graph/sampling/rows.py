@@ -36,17 +36,19 @@ _LINEAR = 16
 """Up to so many picks are compared one by one; more go into a hash set."""
 
 
+CHUNK = 64
+"""Rows that are picked together before what they lead to is read: many reads of memory are then under way."""
+
+
 @njit(cache=True, nogil=True)
-def valid_range(s: Segment, v: Whole, cut: Whole, since: Whole) -> Any:
+def valid_range(indptr: I64, time: I64, v: Whole, cut: Whole, since: Whole) -> Any:
     """Positions of node v's edges with since <= time < cut."""
-    if len(s.indptr) == 1:
-        return 0, 0
-    first, last = s.indptr[v], s.indptr[v + 1]
-    if len(s.time) and last > first:
-        if cut != NEVER and s.time[last - 1] >= cut:
-            last = bisect(s.time, first, last, cut)
-        if since != TIMELESS and last > first and s.time[first] < since:
-            first = bisect(s.time, first, last, since)
+    first, last = indptr[v], indptr[v + 1]
+    if len(time) and last > first:
+        if cut != NEVER and time[last - 1] >= cut:
+            last = bisect(time, first, last, cut)
+        if since != TIMELESS and last > first and time[first] < since:
+            first = bisect(time, first, last, since)
     return first, last
 
 
@@ -83,50 +85,49 @@ def sample_rows(
         Written whole.
     """
     k = out_nodes.shape[1]
-    picks = np.empty(k, np.int64)
-    table, slots = _empty_set(k)
+    positions = np.empty((CHUNK, k), np.int64)
+    table, slots = empty_set(k)
+    for first in range(0, len(nodes), CHUNK):
+        last = min(first + CHUNK, len(nodes))
+        pick_rows(
+            base, tail, nodes, cuts, first, last, window, draw, seed, positions, out_count, table, slots
+        )
+        _fill_rows(
+            base, tail, first, last, positions, out_nodes, out_times, out_weights, out_edges, out_count
+        )
+
+
+@njit(cache=True, nogil=True)
+def _fill_rows(
+    base: Segment,
+    tail: Segment,
+    first: Whole,
+    last: Whole,
+    positions: I64,
+    out_nodes: I32,
+    out_times: I64,
+    out_weights: F32,
+    out_edges: I32,
+    out_count: I32,
+) -> None:
+    k, edges = positions.shape[1], len(base.target)
     weighted = len(base.weight) + len(tail.weight) > 0
-    if draw == 1 and not weighted:
-        draw = 0
-    for r in range(len(nodes)):
-        got, bl, nb, tl = 0, 0, 0, 0
-        if nodes[r] >= 0:
-            since = TIMELESS
-            if window > 0 and cuts[r] != NEVER:
-                since = cuts[r] - window
-            bl, bh = valid_range(base, nodes[r], cuts[r], since)
-            tl, th = valid_range(tail, nodes[r], cuts[r], since)
-            nb = bh - bl
-            n = nb + th - tl
-            if draw == 2:
-                got = min(k, n)
-                for j in range(got):
-                    picks[j] = n - 1 - j
-            elif draw == 1:
-                state = stream(seed, r)
-                got = _weighted(base, tail, nodes[r], bl, bh, tl, th, state, picks, table, slots)
-            elif n <= k:
-                got = n
-                for j in range(n):
-                    picks[j] = j
-            else:
-                got = k
-                _floyd(n, stream(seed, r), picks, table, slots)
-        out_count[r] = got
-        for j in range(got):
-            if picks[j] < nb:
-                p = bl + picks[j]
+    timed = len(base.time) + len(tail.time) > 0
+    for r in range(first, last):
+        for j in range(out_count[r]):
+            p = positions[r - first, j]
+            if p < edges:
                 out_nodes[r, j] = base.target[p]
                 out_edges[r, j] = base.edge[p]
-                out_times[r, j] = base.time[p] if len(base.time) else TIMELESS
+                out_times[r, j] = base.time[p] if timed else TIMELESS
                 out_weights[r, j] = base.weight[p] if weighted else np.float32(1.0)
             else:
-                p = tl + picks[j] - nb
+                p -= edges
                 out_nodes[r, j] = tail.target[p]
                 out_edges[r, j] = tail.edge[p]
-                out_times[r, j] = tail.time[p] if len(tail.time) else TIMELESS
+                out_times[r, j] = tail.time[p] if timed else TIMELESS
                 out_weights[r, j] = tail.weight[p] if weighted else np.float32(1.0)
-        for j in range(got, k):
+        for j in range(out_count[r], k):
             out_nodes[r, j] = -1
             out_edges[r, j] = -1
             out_times[r, j] = TIMELESS
@@ -134,7 +135,60 @@ def sample_rows(
 
 
 @njit(cache=True, nogil=True)
-def _empty_set(k: Whole) -> tuple[I64, I64]:
+def pick_rows(
+    base: Segment,
+    tail: Segment,
+    nodes: I32,
+    cuts: I64,
+    first: Whole,
+    last: Whole,
+    window: Whole,
+    draw: Whole,
+    seed: Whole,
+    positions: I64,
+    count: I32,
+    table: I64,
+    slots: I64,
+) -> None:
+    """Positions of up to k edges of each of the rows [first, last), base before tail, and how many.
+
+    `positions`: [CHUNK, k], from row `first` on; `count`: [P]; `table`, `slots`: an `empty_set`.
+    """
+    indptr, time, more, tail_time = base.indptr, base.time, tail.indptr, tail.time
+    k, edges, tailed = positions.shape[1], len(base.target), len(tail.indptr) > 1
+    weighted = draw == 1 and len(base.weight) + len(tail.weight) > 0
+    for r in range(first, last):
+        v, cut, picks = nodes[r], cuts[r], positions[r - first]
+        if v < 0:
+            count[r] = 0
+            continue
+        since = TIMELESS
+        if window > 0 and cut != NEVER:
+            since = cut - window
+        bl, bh = valid_range(indptr, time, v, cut, since)
+        tl, th = np.int64(0), np.int64(0)
+        if tailed:
+            tl, th = valid_range(more, tail_time, v, cut, since)
+        nb = bh - bl
+        n = nb + th - tl
+        got = min(k, n)
+        if draw == 2:
+            for j in range(got):
+                picks[j] = n - 1 - j
+        elif weighted:
+            got = _weighted(base, tail, v, bl, bh, tl, th, stream(seed, r), picks, table, slots)
+        elif n <= k:
+            for j in range(n):
+                picks[j] = j
+        else:
+            _floyd(n, stream(seed, r), picks, table, slots)
+        count[r] = got
+        for j in range(got):
+            picks[j] += bl if picks[j] < nb else edges + tl - nb
+
+
+@njit(cache=True, nogil=True)
+def empty_set(k: Whole) -> tuple[I64, I64]:
     """An open-addressing set of up to k positions, and where each of them went; empty for small k."""
     size = 0
     if k > _LINEAR:
@@ -175,6 +229,16 @@ def _clear(got: Whole, table: I64, slots: I64) -> None:
 def _floyd(n: Whole, state: np.uint64, picks: I64, table: I64, slots: I64) -> None:
     """len(picks) of n positions, each subset equally likely; n > len(picks)."""
     k = len(picks)
+    if n <= 64:  # one bit a position
+        taken = np.uint64(0)
+        for j in range(k):
+            state += GOLDEN
+            p = below(state, n - k + j + 1)
+            if (taken >> np.uint64(p)) & np.uint64(1):
+                p = n - k + j
+            taken |= np.uint64(1) << np.uint64(p)
+            picks[j] = p
+        return
     for j in range(k):
         top = n - k + j
         state += GOLDEN
