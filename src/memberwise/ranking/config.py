@@ -57,7 +57,7 @@ class TrainingConfig(Model):
     epochs: int = Field(3, ge=1, description="Passes over train; the rates fall over all of them.")
     batch_size: int = Field(1024, ge=1)
     optimizer: Literal["adam", "adagrad"] = Field("adam", description="Of the dense part.")
-    lr: float = Field(1e-3, gt=0)
+    lr: float = Field(2e-3, gt=0)
     weight_decay: float = Field(0.0, ge=0, description="Decoupled, of the dense part.")
     sparse_optimizer: Literal["rowwise_adagrad", "lazy_adam"] = "rowwise_adagrad"
     embedding_lr: float = Field(0.005, gt=0, description="Ids overfit within a pass: slow is safe.")
