@@ -189,6 +189,38 @@ def _say_rows(summary: dict[str, Any]) -> None:
 
 
 @app.command()
+def tune(
+    project: ProjectPath,
+    trials: Annotated[int, typer.Option(min=1, help="How many in all, earlier runs included.")] = 40,
+) -> None:
+    """Search better settings of the ranker and its training, and print what to paste into the project.
+
+    Judged by training.metric on valid; the project as it stands is tried first. Trials that fall behind are
+    given up, and all are kept in a journal: stop it as you like, the same command goes on.
+    """
+    from memberwise.project import Project
+    from memberwise.ranking.progress import ProgressBar
+    from memberwise.tune import tune as search
+
+    def told(number: int, value: float | None) -> None:
+        out.print(f"trial {number}: {'given up' if value is None else f'{value:.5f}'}")
+
+    loaded = Project.load(project)
+    with ProgressBar() as bar:
+        found = search(loaded, trials, progress=bar.stage, told=told)
+    out.print(
+        f"{found.finished} trials, {found.given_up} given up. {found.metric} on valid: {found.own:.5f} as it "
+        f"stands, {found.best:.5f} at best ({found.storage})",
+        soft_wrap=True,
+    )
+    if found.settings:
+        out.print(f"Paste into [bold]{project}[/], in place of its ranker and training keys of that name:\n")
+        print(found.snippet)
+    else:
+        out.print("The project as it stands is the best that was found.")
+
+
+@app.command()
 def evaluate(
     project: ProjectPath,
     events: Annotated[

@@ -92,8 +92,18 @@ def fit_parts(fitting: Fitting, stage: str) -> None:
     fitting.parts = {kind.name: fitting.parts[kind.name] for kind in PARTS if kind.name in fitting.parts}
 
 
-def train(project: Project, prepared: Prepared, *, resume: bool, watchers: Sequence[Watcher]) -> Trainer:
-    """Train the project's ranker; the trainer returned holds the best weights and the log."""
+def train(
+    project: Project,
+    prepared: Prepared,
+    *,
+    resume: bool,
+    watchers: Sequence[Watcher],
+    run: Path | None = None,
+) -> Trainer:
+    """Train the project's ranker; the trainer returned holds the best weights and the log.
+
+    `run` is the folder of the run; the project's own without.
+    """
     config = project.config
     # The seed of the project spreads to independent streams: shuffling and dropout.
     order, dropout = (int(s.generate_state(1)[0]) for s in np.random.SeedSequence(config.seed).spawn(2))
@@ -103,7 +113,7 @@ def train(project: Project, prepared: Prepared, *, resume: bool, watchers: Seque
         loader(prepared, "valid", 8192),
         config.training,
         [t.loss_weight for t in config.tasks],
-        project.output / "run",
+        run or project.output / "run",
         seed=dropout,
         identity=fingerprint(config, project.base),
         watchers=watchers,
