@@ -1,4 +1,4 @@
-"""The search: trials that give up early when they are behind, kept on disk so that it goes on after a stop."""
+"""The search: trials that are given up when they fall behind, and a journal to go on from after a stop."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ class Tuned:
     @property
     def snippet(self) -> str:
         """The settings as YAML, to be pasted into the project file."""
-        return (
-            yaml.safe_dump(self.settings, sort_keys=False, default_flow_style=None) if self.settings else ""
-        )
+        if not self.settings:
+            return ""
+        return yaml.safe_dump(self.settings, sort_keys=False, default_flow_style=None)
 
 
 class GiveUp:
@@ -128,26 +128,24 @@ def tune(
         own = _value(project, prepared, folder / "own", None)
         study.add_trial(optuna.trial.create_trial(value=own, user_attrs={"settings": {}}))
 
-    def objective(trial: optuna.Trial) -> float:
+    def objective(trial: Any) -> float:
         settings = suggest(trial)
         trial.set_user_attr("settings", settings)
         return _value(_with(project, settings), prepared, folder / str(trial.number), trial)
 
-    def tell(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
-        told(trial.number, trial.value)
-
     ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+
+    def tell(study: Any, trial: Any) -> None:
+        told(trial.number, trial.value if trial.state == ended[0] else None)
+
     left = 1 + trials - len(study.get_trials(states=ended))
     if left > 0:
         study.optimize(objective, n_trials=left, callbacks=[tell])
     best = study.best_trial
-    own = study.trials[0].value
-    assert own is not None
-    assert best.value is not None
     return Tuned(
         metric=metric,
-        own=own,
-        best=best.value,
+        own=float(study.trials[0].values[0]),
+        best=float(best.values[0]),
         settings=best.user_attrs["settings"],
         finished=len(study.get_trials(states=ended)) - 1,
         given_up=len(study.get_trials(states=ended[1:])),
