@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -198,6 +199,15 @@ class Ranker(nn.Module):
         last = self.in_dim - self.padding
         last -= sum(self.vector_dims[name] for name in after[after.index(vector) + 1 :])
         return slice(last - self.vector_dims[vector], last)
+
+    @contextmanager
+    def uncurved(self) -> Iterator[None]:
+        """Logits inside are those before the calibration curves."""
+        curves, self.curves = self.curves, None
+        try:
+            yield
+        finally:
+            self.curves = curves
 
     def _effects(self, ids: Tensor) -> Tensor | None:
         """What the calibration features add to each row's curves, ``[B, T, K]``."""

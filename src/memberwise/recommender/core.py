@@ -26,11 +26,12 @@ from memberwise.data.prepare import Prepared, Progress, check_new_events
 from memberwise.errors import ConfigError, DataError
 from memberwise.project import Project
 from memberwise.ranking.baselines import BASELINES, applicable
+from memberwise.ranking.posthoc import posthoc_isotonic
 from memberwise.ranking.predict import sigmoid
 from memberwise.ranking.ranker import Ranker
 from memberwise.ranking.trainer import Watcher
 from memberwise.recommender import request, storing
-from memberwise.recommender.evaluating import OURS, context, predictions
+from memberwise.recommender.evaluating import OURS, REGRESSED, UNCURVED, context, predictions
 from memberwise.recommender.exploring import Explore, ranked
 from memberwise.recommender.fitting import fit_parts, prepared_rows, train
 from memberwise.recommender.increment import Observed, joined, learn_parts, see_and_score
@@ -251,6 +252,8 @@ class Recommender:
         else:
             arrays = self._score_events(events, notes)
             scores = {OURS: arrays.pop("scores")}
+        if events is None and baselines:
+            scores |= self._otherwise_calibrated(prepared, arrays, scores[OURS])
         for name in self._baseline_names(baselines):
             prepared = self._prepared()
             self._check_same(prepared)
@@ -262,6 +265,19 @@ class Recommender:
         return Report.build(
             predictions(self, arrays, scores), context=about, draws=draws, seed=self.project.config.seed
         )
+
+    def _otherwise_calibrated(
+        self, prepared: Prepared, arrays: Arrays, scores: npt.NDArray[np.float32]
+    ) -> dict[str, npt.NDArray[np.float32]]:
+        """The scores before the calibration curve, if there is one, and after a regression on valid."""
+        valid = prepared.packed.rows("valid")
+        found = {}
+        if self.ranker.curves is not None:
+            with self.ranker.uncurved():
+                found[UNCURVED] = self._score_packed(arrays)
+        labels, weights = (np.asarray(valid[k], np.float32) for k in ("labels", "weights"))
+        found[REGRESSED] = posthoc_isotonic(self._score_packed(valid), labels, weights)(scores)
+        return found
 
     def _baseline_names(self, baselines: bool | Sequence[str]) -> list[str]:
         if isinstance(baselines, bool):

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 OURS = "memberwise"
+UNCURVED = "memberwise, without its curve"
+REGRESSED = "memberwise, isotonic on valid"
+OTHERWISE = frozenset({UNCURVED, REGRESSED})
+"""The ranker before its calibration curve, and with isotonic regression after the fact."""
 
 
 def predictions(rec: Recommender, arrays: Arrays, scores: Mapping[str, npt.NDArray[Any]]) -> Predictions:
@@ -39,6 +43,7 @@ def predictions(rec: Recommender, arrays: Arrays, scores: Mapping[str, npt.NDArr
         weights=np.asarray(arrays["weights"], np.float32),
         requests=requests,
         segments=rec.seen.segments(arrays),
+        otherwise=OTHERWISE & scores.keys(),
     )
 
 
@@ -98,7 +103,7 @@ def feature_rates(layout: Layout, arrays: Arrays) -> list[FeatureRates]:
     return found
 
 
-_COUNTS = (OURS, "logistic on counts")
+_COUNTS = (OURS, *sorted(OTHERWISE), "logistic on counts")
 
 
 def freshness(rec: Recommender, model: str) -> list[Freshness]:
@@ -114,6 +119,6 @@ def freshness(rec: Recommender, model: str) -> list[Freshness]:
         mine = any(c == member or c.startswith("member.") for c in a.spec.by)
         its = any(c == item or c.startswith("item.") for c in a.spec.by)
         found.append(Freshness(a.name, a.spec.delay, "member" if mine else "item" if its else "other"))
-    if model == OURS:
+    if model == OURS or model in OTHERWISE:
         found += [Freshness(n, h.spec.delay, "member") for n, h in rec.pipeline.histories.items()]
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -164,12 +164,16 @@ def time_slices(time: np.ndarray, slices: int = SLICES) -> np.ndarray:
     return np.searchsorted(np.unique(starts), time, side="right")
 
 
-def strongest_baseline(cut: Cut) -> str | None:
-    """Name of the baseline with the least log-loss on the first task; None without baselines."""
-    if not cut.differences:
-        return None
+def strongest_baseline(cut: Cut, otherwise: Set[str] = frozenset()) -> str | None:
+    """Name of the baseline with the least log-loss on the first task; None without baselines.
+
+    Models in `otherwise` are no baselines.
+    """
     task = next(iter(cut.rates))
-    losses = {model: cut.values[model][task]["log_loss"].value for model in cut.differences}
+    names = [model for model in cut.differences if model not in otherwise]
+    if not names:
+        return None
+    losses = {model: cut.values[model][task]["log_loss"].value for model in names}
     return min(losses, key=lambda model: (np.nan_to_num(losses[model], nan=np.inf), model))
 
 

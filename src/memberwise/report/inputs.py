@@ -37,6 +37,8 @@ class Predictions:
         left out.
     segments : dict of str to bool array [n]
         Rows to look at apart, such as those of new members; they may overlap.
+    otherwise : set of str
+        Models that are the first one, otherwise calibrated: shown beside it, and no baseline to beat.
 
     Raises
     ------
@@ -52,6 +54,7 @@ class Predictions:
     weights: np.ndarray | None = None
     requests: np.ndarray | None = None
     segments: Mapping[str, np.ndarray] = field(default_factory=dict)
+    otherwise: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if not self.tasks or not self.scores or len(self.members) == 0:

@@ -100,9 +100,8 @@ class Report:
                 f"no baseline '{baseline}'", where="report", fix=f"one of {', '.join(predictions.models[1:])}"
             )
         evaluation = evaluate(predictions, draws=draws, seed=seed)
-        return cls(
-            predictions, context, evaluation, baseline or strongest_baseline(evaluation.overall), draws
-        )
+        baseline = baseline or strongest_baseline(evaluation.overall, predictions.otherwise)
+        return cls(predictions, context, evaluation, baseline, draws)
 
     @property
     def metrics(self) -> dict[str, Any]:
