@@ -66,6 +66,9 @@ class QueryMaker:
         Number of each edge type.
     acts : tuple of EdgeType
         What counts as an activity of a source.
+    even : bool
+        As many neighbours in every hop, so that a node's state does not depend on how it was reached.
+        Otherwise each hop takes a third of the one before.
     """
 
     def __init__(
@@ -76,9 +79,10 @@ class QueryMaker:
         config: EncoderConfig,
         kinds: Mapping[EdgeType, int],
         acts: tuple[EdgeType, ...],
+        even: bool = False,
     ) -> None:
         self.graph, self.sampler, self.table = graph, sampler, table
-        self.config, self.kinds, self.acts = config, kinds, acts
+        self.config, self.kinds, self.acts, self.even = config, kinds, acts, even
         self._newest = NeighbourSampler(graph, SamplingConfig(rule=Rule(draw="last")))
 
     def arrays(
@@ -105,7 +109,7 @@ class QueryMaker:
         for tower, seeds in (("source", source), ("destination", destination)):
             if seeds is None:
                 continue
-            tree = self._tree(seeds, fan_out, seed)
+            tree = self.tree(seeds, fan_out, seed, self.config.layers)
             trees[tower] = tree
             met += [(tower, np.concatenate([level.nodes for level in tree]))]
         if source is not None and self.config.temporal is not None:
@@ -126,15 +130,18 @@ class QueryMaker:
         return narrow(out)
 
     def _tower(self, tower: str, tree: list[Level], seeds: SeedBatch, rows: I64) -> Arrays:
+        out: Arrays = {f"{tower}.seeds": rows[: len(seeds)]}
+        for i, block in enumerate(self.blocks(tree, seeds, rows)):
+            out |= {f"{tower}.{i}.{name}": array for name, array in block.items()}
+        return out
+
+    def blocks(self, tree: list[Level], seeds: SeedBatch, rows: I64) -> list[Arrays]:
+        """The encoder's blocks of a tree; `rows` are those of the nodes of all its levels."""
         inner = tree[:-1]
         assert seeds.times is not None
         moments = seeds.times[np.concatenate([level.seeds for level in inner])]
         nodes = np.concatenate([level.nodes for level in inner])
-        recent = degrees(self.graph, self.table.numbers, nodes, moments)
-        out: Arrays = {f"{tower}.seeds": rows[: len(seeds)]}
-        for i, block in enumerate(layer_blocks(tree, rows, recent)):
-            out |= {f"{tower}.{i}.{name}": array for name, array in block.items()}
-        return out
+        return layer_blocks(tree, rows, degrees(self.graph, self.table.numbers, nodes, moments))
 
     def _number(self, met: list[tuple[str, I64]]) -> tuple[I64, list[I64]]:
         """Distinct nodes and, for every array of numbers, their rows; -1 stays -1."""
@@ -147,16 +154,15 @@ class QueryMaker:
         parts = np.split(whole, sizes)
         return found, [p.reshape(n.shape) for p, (_, n) in zip(parts, met, strict=True)]
 
-    def _tree(self, seeds: SeedBatch, fan_out: int, seed: int) -> list[Level]:
-        hops = self.config.layers
+    def tree(self, seeds: SeedBatch, fan_out: int, seed: int, hops: int) -> list[Level]:
+        """The neighbourhoods of seeds by hops; without a query if `fan_out` is 0."""
         if not fan_out:
             return _alone(seeds, self.table, hops)
         request = SampleRequest(seeds, self._fan_outs(fan_out, hops), seed)
         return levels(self.sampler.sample(request), self.table.numbers, self.kinds, hops)
 
     def _fan_outs(self, fan_out: int, hops: int) -> FanOuts:
-        # The second hop multiplies: a third as many are enough for it.
-        return tuple(max(1, round(fan_out / 3**hop)) for hop in range(hops))
+        return tuple(fan_out if self.even else max(1, round(fan_out / 3**hop)) for hop in range(hops))
 
     def activities(self, seeds: SeedBatch) -> tuple[I64, Arrays]:
         """The newest activities of sources before their moments, oldest first, newest in the last place."""

@@ -14,7 +14,7 @@ from memberwise.graph.model import GraphModel
 def link_scores(model: GraphModel, states: Tensor, batch: LinkBatch) -> Tensor:
     """Scores of every record with every candidate, ``[R, C]``."""
     z_d = model.destinations(states, batch.destination)
-    sources = model.sources(states, batch.source)[batch.group]
+    sources = model.sources(states, batch.source).index_select(0, batch.group)
     return model.decoder(sources, batch.relation, z_d, batch.destination.degrees)
 
 
@@ -23,7 +23,7 @@ def pair_scores(model: GraphModel, states: Tensor, batch: LinkBatch, columns: Te
     n = columns.shape[1]
     flat, rows = columns.reshape(-1), torch.arange(len(batch), device=columns.device).repeat_interleave(n)
     z_s = model.pair_sources(states, batch.source, batch.group[rows], batch.destination, flat)
-    z_d = model.destinations(states, batch.destination)[flat]
+    z_d = model.destinations(states, batch.destination).index_select(0, flat)
     scores = model.decoder.pairs(z_s, batch.relation[rows], z_d, batch.destination.degrees[flat])
     return scores.view(-1, n)
 

@@ -110,18 +110,25 @@ class GraphModel(nn.Module):
 
     def destinations(self, states: Tensor, query: Query) -> Tensor:
         """Embeddings of items, ``[C, d]``."""
-        return states.index_select(0, query.seeds) + self.destination(states, query.blocks)
-
-    def prefix(self, states: Tensor, query: Query) -> Tensor:
-        """Tokens of the members' neighbourhoods, ``[G, H, d]``."""
-        return self.source(states, query.blocks).view(len(query), -1, self.config.dim)
+        return self.joined_destinations(states, query, self.destination(states, query.blocks))
 
     def sources(self, states: Tensor, query: Query) -> Tensor:
         """Embeddings of members, ``[G, d]``."""
+        return self.joined_sources(states, query, self.source(states, query.blocks))
+
+    def joined_destinations(self, states: Tensor, query: Query, sage: Tensor) -> Tensor:
+        """Embeddings of items, given what the SAGE layers say of them. ``[C, d] -> [C, d]``"""
+        return states.index_select(0, query.seeds) + sage
+
+    def joined_sources(self, states: Tensor, query: Query, sage: Tensor) -> Tensor:
+        """Embeddings of members, given what the SAGE layers say of them. ``[G, d] or [G, H d] -> [G, d]``"""
         if self.temporal is None:
-            return states.index_select(0, query.seeds) + self.source(states, query.blocks)
+            return states.index_select(0, query.seeds) + sage
         everyone = torch.arange(len(query), device=states.device)
-        return self._temporal(states, query, everyone, self.prefix(states, query), None)
+        return self._temporal(states, query, everyone, self._tokens(sage), None)
+
+    def _tokens(self, sage: Tensor) -> Tensor:
+        return sage.view(len(sage), -1, self.config.dim)
 
     def pair_sources(
         self, states: Tensor, query: Query, rows: Tensor, destinations: Query, columns: Tensor
@@ -145,9 +152,10 @@ class GraphModel(nn.Module):
         """
         assert destinations.peers is not None
         peers = destinations.peers[columns]
-        tokens = states[peers.clamp_min(0)]
+        tokens = rows_of(states, peers)
         candidate = states.index_select(0, destinations.seeds[columns]).unsqueeze(1)
-        prefix = torch.cat([self.prefix(states, query)[rows], candidate, tokens], 1)
+        own = self._tokens(self.source(states, query.blocks).index_select(0, rows))
+        prefix = torch.cat([own, candidate, tokens], 1)
         there = torch.ones(prefix.shape[:2], dtype=torch.bool, device=states.device)
         there[:, -peers.shape[1] :] = peers >= 0
         return self._temporal(states, query, rows, prefix, there)
@@ -159,7 +167,7 @@ class GraphModel(nn.Module):
         assert query.activities is not None
         a = query.activities
         nodes, mask = a.nodes[rows], a.mask[rows]
-        tokens = states[nodes.clamp_min(0)]
+        tokens = rows_of(states, nodes)
         if there is None:
             there = torch.ones(prefix.shape[:2], dtype=torch.bool, device=states.device)
         outputs = self.temporal(prefix, tokens, a.kinds[rows], a.ages[rows], mask, there)
@@ -173,7 +181,7 @@ class GraphModel(nn.Module):
         a = query.activities
         loss = long_term_loss(
             self.temporal,
-            states[a.nodes.clamp_min(0)],
+            rows_of(states, a.nodes),
             a.kinds,
             a.ages,
             a.mask,
@@ -181,3 +189,12 @@ class GraphModel(nn.Module):
             settings.temperature,
         )
         return settings.weight * loss
+
+
+def rows_of(states: Tensor, rows: Tensor) -> Tensor:
+    """Rows of a matrix, those of -1 being any: ``[S, d], [..] -> [.., d]``.
+
+    Several times faster than an index, above all backwards.
+    """
+    flat = rows.clamp_min(0).reshape(-1)
+    return states.index_select(0, flat).view(*rows.shape, states.shape[1])

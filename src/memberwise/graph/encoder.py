@@ -1,0 +1,252 @@
+"""A trained encoder and all that it takes to embed the nodes of any later graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from memberwise.data.arrays import load_arrays, save_arrays
+from memberwise.errors import BundleError, ConfigError
+from memberwise.graph.config import EncoderConfig
+from memberwise.graph.degrees import WIDTH
+from memberwise.graph.feed import QueryMaker
+from memberwise.graph.link_batch import nodes_of, query_of
+from memberwise.graph.model import GraphModel, GraphShape
+from memberwise.graph.neighbourhood import Neighbourhood
+from memberwise.graph.node_input import IdRows
+from memberwise.graph.node_table import NodeTable
+from memberwise.graph.sampling.base import SeedBatch
+from memberwise.graph.store import HeteroGraph
+from memberwise.graph.types import EdgeType, edge_name, parse_edge
+from memberwise.nn.checkpoint import load_tensors, save_tensors
+
+F32 = npt.NDArray[np.float32]
+I32 = npt.NDArray[np.int32]
+_CHUNK = 512
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Vectors of some nodes of one type, as of one moment.
+
+    Attributes
+    ----------
+    vectors : ndarray of float32, [n, d]
+        What a ranker takes.
+    keys : ndarray of float32, [n, d + 1] or None
+        What an index searches: the inner product of a member's and an item's is the decoder's score. None
+        if the decoder cannot be searched.
+    """
+
+    vectors: F32
+    keys: F32 | None
+
+
+@dataclass(frozen=True)
+class GraphEncoder:
+    """A trained encoder.
+
+    Attributes
+    ----------
+    model : GraphModel
+        Weights.
+    ids : IdRows
+        Which ids it knows.
+    edge_types : tuple of EdgeType
+        Edge types by their number; those of the graph that it was trained on.
+    relations : tuple of EdgeType
+        What it predicts; the first decides what counts as similar and what is retrieved.
+    neighbourhood : Neighbourhood
+        How neighbours are chosen.
+    """
+
+    model: GraphModel
+    ids: IdRows
+    edge_types: tuple[EdgeType, ...]
+    relations: tuple[EdgeType, ...]
+    neighbourhood: Neighbourhood
+
+    @classmethod
+    def new(
+        cls,
+        graph: HeteroGraph,
+        relations: tuple[EdgeType, ...],
+        config: EncoderConfig,
+        neighbourhood: Neighbourhood,
+        ids: IdRows,
+        seed: int = 0,
+    ) -> GraphEncoder:
+        """An untrained encoder for a graph."""
+        table = NodeTable.of(graph, ids)
+        edge_types = (*graph.edge_types, *neighbourhood.virtual(graph))
+        shape = GraphShape(table.widths, len(edge_types), WIDTH, len(relations))
+        model = GraphModel(shape, config, ids, seed)
+        return cls(model, ids, edge_types, relations, neighbourhood)
+
+    @property
+    def source_type(self) -> str:
+        """Type of the nodes that act."""
+        return self.relations[0][0]
+
+    @property
+    def destination_type(self) -> str:
+        """Type of the nodes that are acted on."""
+        return self.relations[0][2]
+
+    @property
+    def dim(self) -> int:
+        """Width of a vector."""
+        return self.model.config.dim
+
+    def queries(self, graph: HeteroGraph, *, training: bool = False) -> QueryMaker:
+        """Makes the encoder's queries on a graph: at random for training, the same every time otherwise.
+
+        Raises
+        ------
+        ConfigError
+            If the graph has edge types or node types that the encoder was not trained on.
+        """
+        if set(graph.edge_types) - set(self.edge_types) or graph.node_types != tuple(self.model.input.types):
+            raise ConfigError("the graph has other types of nodes or edges than the encoder was trained on")
+        sampler = self.neighbourhood.sampler(graph, training)
+        kinds = {e: i for i, e in enumerate(self.edge_types)}
+        ends = (self.source_type, self.destination_type)
+        acts = tuple(e for e in graph.edge_types if (e[0], e[2]) == ends and graph.adjacency[e].timed)
+        return QueryMaker(
+            graph, sampler, NodeTable.of(graph, self.ids), self.model.config, kinds, acts, even=not training
+        )
+
+    # -- embed ------------------------------------------------------------------------------------
+
+    def embed(
+        self, graph: HeteroGraph, node_type: str, nodes: I32, moment: int, queries: QueryMaker | None = None
+    ) -> Embedded:
+        """Vectors of some nodes, new ones included, from the graph strictly before a moment.
+
+        Parameters
+        ----------
+        graph
+            The graph; it may hold later edges.
+        node_type
+            Source or destination type of the relations.
+        nodes : ndarray of int32, [n]
+            Which.
+        moment
+            Microseconds.
+        queries
+            Of this graph, if the caller has them.
+
+        Raises
+        ------
+        ConfigError
+            If nodes of this type are never embedded, or a member's vector depends on the candidate.
+        """
+        queries = queries or self.queries(graph)
+        self.check(node_type)
+        found = [self._chunk(queries, node_type, part, moment) for part in chunks(nodes)]
+        return joined(found, self.dim, self.searchable)
+
+    def _chunk(
+        self, queries: QueryMaker, node_type: str, nodes: I32, moment: int
+    ) -> tuple[Tensor, Tensor | None]:
+        seeds = SeedBatch(node_type, nodes, np.full(len(nodes), moment))
+        acting = node_type == self.source_type
+        arrays = queries.arrays(
+            seeds if acting else None, None if acting else seeds, self.neighbourhood.fan_out, 0
+        )
+        query = query_of(arrays, "source" if acting else "destination")
+        self.model.eval()
+        with torch.inference_mode():
+            states = self.model.states(nodes_of(arrays, queries.table.numbers.types))
+            z = self.model.sources(states, query) if acting else self.model.destinations(states, query)
+            return z, self.keys(z, query.degrees, acting)
+
+    def keys(self, z: Tensor, degrees: Tensor, acting: bool) -> Tensor | None:
+        """What an index searches with (members) or holds (items); None if it cannot be searched."""
+        if not self.searchable:
+            return None
+        decoder: Any = self.model.decoder
+        if acting:
+            return decoder.queries(z, torch.zeros(len(z), dtype=torch.long, device=z.device))
+        return decoder.keys(z, degrees)
+
+    @property
+    def searchable(self) -> bool:
+        """Whether an index can find a member's best items."""
+        return self.model.config.searchable
+
+    def check(self, node_type: str) -> None:
+        """Refuse types of nodes that have no vectors."""
+        if node_type not in (self.source_type, self.destination_type):
+            raise ConfigError(
+                f"nodes of type {node_type!r} are only looked at, never embedded",
+                fix=f"use {self.source_type} or {self.destination_type}",
+            )
+        if self.model.config.destination_neighbours and node_type == self.source_type:
+            raise ConfigError(
+                "with 'destination_neighbours' a member has another vector for every candidate",
+                where="graph.encoder.destination_neighbours",
+                fix="set it to 0 to have vectors and to retrieve; use pair scores to rank",
+            )
+
+    # -- on disk ----------------------------------------------------------------------------------
+
+    def write(self, folder: Path) -> None:
+        """Write ``encoder.safetensors`` and ``known.safetensors``."""
+        shape = self.model.shape
+        about = {
+            "config": self.model.config.model_dump(mode="json"),
+            "features": dict(shape.features),
+            "edge_types": [edge_name(e) for e in self.edge_types],
+            "relations": [edge_name(e) for e in self.relations],
+            "neighbourhood": self.neighbourhood.model_dump(mode="json"),
+            "ids": [self.ids.types, self.ids.buckets, self.ids.hashes],
+        }
+        save_tensors(folder / "encoder.safetensors", self.model.state_dict(), about)
+        save_arrays(folder / "known.safetensors", {"ids": {"known": self.ids.known.keys}})
+
+    @classmethod
+    def read(cls, folder: Path) -> GraphEncoder:
+        """The inverse of `write`.
+
+        Raises
+        ------
+        BundleError
+            If the files are damaged or do not fit together.
+        """
+        tensors, about = load_tensors(folder / "encoder.safetensors")
+        known = load_arrays(folder / "known.safetensors")["ids"]["known"]
+        try:
+            types, buckets, hashes = about["ids"]
+            ids = IdRows(types, buckets, hashes, known)
+            edge_types = tuple(parse_edge(e) for e in about["edge_types"])
+            relations = tuple(parse_edge(e) for e in about["relations"])
+            shape = GraphShape(about["features"], len(edge_types), WIDTH, len(relations))
+            model = GraphModel(shape, EncoderConfig(**about["config"]), ids)
+            model.load_state_dict(tensors)
+            around = Neighbourhood(**about["neighbourhood"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise BundleError(f"is not an encoder: {error}", where=str(folder)) from error
+        return cls(model.eval(), ids, edge_types, relations, around)
+
+
+def chunks(nodes: I32) -> Iterator[I32]:
+    """Nodes in portions that fit the cache."""
+    for first in range(0, len(nodes), _CHUNK):
+        yield nodes[first : first + _CHUNK]
+
+
+def joined(parts: list[tuple[Tensor, Tensor | None]], dim: int, searchable: bool) -> Embedded:
+    """Portions of vectors and keys, one behind the other."""
+    vectors = np.concatenate([z.numpy() for z, _ in parts]) if parts else np.zeros((0, dim), np.float32)
+    if not searchable:
+        return Embedded(vectors, None)
+    keys = [k.numpy() for _, k in parts if k is not None]
+    return Embedded(vectors, np.concatenate(keys) if keys else np.zeros((0, dim + 1), np.float32))

@@ -1,0 +1,37 @@
+"""How the encoder's neighbours are chosen, in training and later."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from memberwise.graph.sampling.base import Sampler
+from memberwise.graph.sampling.neighbours import NeighbourSampler, Rule, SamplingConfig
+from memberwise.graph.store import HeteroGraph
+from memberwise.graph.types import EdgeType
+from memberwise.schema import Duration, Model
+
+
+class Neighbourhood(Model):
+    """Which neighbours a node hears from."""
+
+    draw: Literal["last", "uniform", "weighted"] = Field(
+        "last", description="last: the newest; uniform, weighted: at random in training, the newest later."
+    )
+    fan_out: int = Field(30, ge=1, le=1000, description="Neighbours a node and edge type.")
+    window: Duration | None = Field(None, description="Only edges this recent: 30d.")
+
+    @property
+    def reach(self) -> int:
+        """Hops that one query walks."""
+        return 1
+
+    def sampler(self, graph: HeteroGraph, training: bool) -> Sampler:
+        """Draws neighbours: at random only if that is wanted and in training."""
+        draw = self.draw if training else "last"
+        return NeighbourSampler(graph, SamplingConfig(rule=Rule(draw=draw, window=self.window)))
+
+    def virtual(self, graph: HeteroGraph) -> tuple[EdgeType, ...]:
+        """Edge types that are no edges of the graph but come from the sampler."""
+        return ()
