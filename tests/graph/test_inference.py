@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from memberwise.errors import BundleError, ConfigError
-from memberwise.graph import EdgeTable, HeteroGraph
+from memberwise.graph import EdgeTable, HeteroGraph, SeedBatch
 from memberwise.graph.encoder import GraphEncoder
 from memberwise.graph.inference import embed_all, touched
+from memberwise.graph.link_batch import LinkBatch
+from memberwise.graph.linking import link_scores
 from memberwise.graph.neighbourhood import Neighbourhood
 from memberwise.graph.node_input import IdRows
 from memberwise.graph.node_table import typed_hashes
@@ -117,6 +119,33 @@ def test_a_key_product_is_the_decoders_score() -> None:
     np.testing.assert_allclose(
         rest, np.broadcast_to(rest[:1], rest.shape), atol=1e-4
     )  # popularity of the item
+
+
+def test_the_scores_are_those_of_training() -> None:
+    """Popularity of the item and what the member chose before included."""
+    graph = communities()
+    encoder, moment = _encoder(graph), _last(graph)
+    found = embed_all(encoder, graph, moment)
+    scores = found["member"].scores(found["item"])
+    queries = encoder.queries(graph)
+    members, items = (np.arange(graph.count(t), dtype=np.int32) for t in ("member", "item"))
+    at = [SeedBatch(t, n, np.full(len(n), moment)) for t, n in (("member", members), ("item", items))]
+    arrays = queries.arrays(*at, encoder.neighbourhood.fan_out, 0)
+    records = np.arange(len(members))
+    zeros = np.zeros(len(members), np.float32)
+    arrays |= {
+        "group": records,
+        "column": records,
+        "relation": records * 0,
+        "place": records,
+        "weights": zeros,
+    }
+    arrays |= {"log_q": zeros, "forbidden": zeros > 0, "uniform": zeros > 0}
+    batch = LinkBatch.from_arrays(arrays, queries.table.numbers.types)
+    with torch.inference_mode():
+        expected = link_scores(encoder.model.eval(), encoder.model.states(batch.nodes), batch)
+    np.testing.assert_allclose(scores, expected.numpy(), rtol=1e-4, atol=1e-4)
+    assert found["member"].bonus is not None
 
 
 def test_written_and_read_it_gives_the_same_vectors(tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ class TemporalConfig(Model):
     layers: int = Field(1, ge=1, le=4)
     heads: int = Field(4, ge=1)
     dropout: float = Field(0.1, ge=0, lt=1)
+    recurrence: bool = Field(True, description="Learn how likely members come back to what they chose.")
     long_term: LongTermConfig | None = LongTermConfig()
 
     @model_validator(mode="after")

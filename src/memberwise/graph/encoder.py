@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from memberwise.data.arrays import load_arrays, save_arrays
 from memberwise.errors import BundleError, ConfigError
+from memberwise.graph.blocks import Query
 from memberwise.graph.config import EncoderConfig
 from memberwise.graph.degrees import WIDTH
 from memberwise.graph.feed import QueryMaker
@@ -29,6 +30,8 @@ from memberwise.nn.checkpoint import load_tensors, save_tensors
 
 F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
+I64 = npt.NDArray[np.int64]
+Number = TypeVar("Number", np.int32, np.int64)
 _CHUNK = 512
 
 
@@ -43,10 +46,33 @@ class Embedded:
     keys : ndarray of float32, [n, d + 1] or None
         What an index searches: the inner product of a member's and an item's is the decoder's score. None
         if the decoder cannot be searched.
+    recent : ndarray of int32, [n, N] or None
+        Items (their node numbers, -1 for none) that a member chose of late; None for items, and where the
+        encoder does not look at them.
+    bonus : ndarray of float32, [n, N] or None
+        What each of them adds to the score of its item.
     """
 
     vectors: F32
-    keys: F32 | None
+    keys: F32 | None = None
+    recent: I32 | None = None
+    bonus: F32 | None = None
+
+    def scores(self, items: Embedded) -> F32:
+        """Scores of every member with every item, all items in the order of their numbers. ``[n, items]``
+
+        Raises
+        ------
+        ConfigError
+            If the decoder cannot be searched.
+        """
+        if self.keys is None or items.keys is None:
+            raise ConfigError("this decoder scores pairs, not vectors", fix="use decoder: cosine")
+        found: F32 = self.keys @ items.keys.T
+        if self.recent is not None and self.bonus is not None:
+            row, place = np.nonzero(self.recent >= 0)
+            np.add.at(found, (row, self.recent[row, place]), self.bonus[row, place])
+        return found
 
 
 @dataclass(frozen=True)
@@ -126,7 +152,12 @@ class GraphEncoder:
     # -- embed ------------------------------------------------------------------------------------
 
     def embed(
-        self, graph: HeteroGraph, node_type: str, nodes: I32, moment: int, queries: QueryMaker | None = None
+        self,
+        graph: HeteroGraph,
+        node_type: str,
+        nodes: I32,
+        moment: int | I64,
+        queries: QueryMaker | None = None,
     ) -> Embedded:
         """Vectors of some nodes, new ones included, from the graph strictly before a moment.
 
@@ -138,8 +169,8 @@ class GraphEncoder:
             Source or destination type of the relations.
         nodes : ndarray of int32, [n]
             Which.
-        moment
-            Microseconds.
+        moment : int or ndarray of int64, [n]
+            Microseconds; one for all, or one for each.
         queries
             Of this graph, if the caller has them.
 
@@ -150,14 +181,15 @@ class GraphEncoder:
         """
         queries = queries or self.queries(graph)
         self.check(node_type)
-        found = [self._chunk(queries, node_type, part, moment) for part in chunks(nodes)]
-        return joined(found, self.dim, self.searchable)
+        moments = np.broadcast_to(np.asarray(moment, np.int64), nodes.shape)
+        found = [
+            self._chunk(queries, SeedBatch(node_type, part, when))
+            for part, when in zip(chunks(nodes), chunks(moments), strict=True)
+        ]
+        return joined(found, self.dim)
 
-    def _chunk(
-        self, queries: QueryMaker, node_type: str, nodes: I32, moment: int
-    ) -> tuple[Tensor, Tensor | None]:
-        seeds = SeedBatch(node_type, nodes, np.full(len(nodes), moment))
-        acting = node_type == self.source_type
+    def _chunk(self, queries: QueryMaker, seeds: SeedBatch) -> Embedded:
+        acting = seeds.type == self.source_type
         arrays = queries.arrays(
             seeds if acting else None, None if acting else seeds, self.neighbourhood.fan_out, 0
         )
@@ -166,16 +198,31 @@ class GraphEncoder:
         with torch.inference_mode():
             states = self.model.states(nodes_of(arrays, queries.table.numbers.types))
             z = self.model.sources(states, query) if acting else self.model.destinations(states, query)
-            return z, self.keys(z, query.degrees, acting)
+            return self.finished(queries, seeds, query, z, query.degrees)
 
-    def keys(self, z: Tensor, degrees: Tensor, acting: bool) -> Tensor | None:
+    def finished(
+        self, queries: QueryMaker, seeds: SeedBatch, query: Query, z: Tensor, degrees: Tensor
+    ) -> Embedded:
+        """Vectors with their keys and, for members, what they did of late."""
+        acting = seeds.type == self.source_type
+        keys = self._keys(z, degrees, acting)
+        recurrence = self.model.recurrence
+        if not acting or recurrence is None or query.activities is None:
+            return Embedded(z.numpy(), keys)
+        numbers, _ = queries.activities(seeds)
+        recent = np.where(numbers < 0, -1, numbers - queries.table.numbers.start(self.destination_type))
+        return Embedded(z.numpy(), keys, recent.astype(np.int32), recurrence(query.activities).numpy())
+
+    def _keys(self, z: Tensor, degrees: Tensor, acting: bool) -> F32 | None:
         """What an index searches with (members) or holds (items); None if it cannot be searched."""
         if not self.searchable:
             return None
         decoder: Any = self.model.decoder
         if acting:
-            return decoder.queries(z, torch.zeros(len(z), dtype=torch.long, device=z.device))
-        return decoder.keys(z, degrees)
+            found = decoder.queries(z, torch.zeros(len(z), dtype=torch.long, device=z.device))
+        else:
+            found = decoder.keys(z, degrees)
+        return np.asarray(found)
 
     @property
     def searchable(self) -> bool:
@@ -237,16 +284,18 @@ class GraphEncoder:
         return cls(model.eval(), ids, edge_types, relations, around)
 
 
-def chunks(nodes: I32) -> Iterator[I32]:
+def chunks(nodes: npt.NDArray[Number]) -> Iterator[npt.NDArray[Number]]:
     """Nodes in portions that fit the cache."""
     for first in range(0, len(nodes), _CHUNK):
         yield nodes[first : first + _CHUNK]
 
 
-def joined(parts: list[tuple[Tensor, Tensor | None]], dim: int, searchable: bool) -> Embedded:
-    """Portions of vectors and keys, one behind the other."""
-    vectors = np.concatenate([z.numpy() for z, _ in parts]) if parts else np.zeros((0, dim), np.float32)
-    if not searchable:
-        return Embedded(vectors, None)
-    keys = [k.numpy() for _, k in parts if k is not None]
-    return Embedded(vectors, np.concatenate(keys) if keys else np.zeros((0, dim + 1), np.float32))
+def joined(parts: Sequence[Embedded], dim: int) -> Embedded:
+    """Portions, one behind the other."""
+    if not parts:
+        return Embedded(np.zeros((0, dim), np.float32))
+    columns: list[Any] = []
+    for name in ("vectors", "keys", "recent", "bonus"):
+        arrays = [getattr(part, name) for part in parts]
+        columns.append(None if arrays[0] is None else np.concatenate(arrays))
+    return Embedded(*columns)

@@ -62,7 +62,8 @@ def _first_states(encoder: GraphEncoder, queries: QueryMaker) -> Tensor:
     numbers = np.arange(queries.table.numbers.total, dtype=np.int32)
     types = queries.table.numbers.types
     parts = [
-        encoder.model.states(nodes_of(narrow(queries.table.gather(part.astype(np.int64))), types)) for part in chunks(numbers)
+        encoder.model.states(nodes_of(narrow(queries.table.gather(part.astype(np.int64))), types))
+        for part in chunks(numbers)
     ]
     return torch.cat(parts)
 
@@ -78,14 +79,12 @@ def _tower(
                 out, _ = _layer(encoder, queries, sage, layer, name, nodes, below, moment)
                 start = queries.table.numbers.start(name)
                 states[start + nodes[0] : start + nodes[-1] + 1] = out
-    acting = node_type == encoder.source_type
     found = []
     for nodes in chunks(np.arange(queries.graph.count(node_type), dtype=np.int32)):
         last = len(sage.layers) - 1
         out, recent = _layer(encoder, queries, sage, last, node_type, nodes, states, moment)
-        z = _finished(encoder, queries, node_type, nodes, out, first, moment)
-        found.append((z, encoder.keys(z, recent, acting)))
-    return joined(found, encoder.dim, encoder.searchable)
+        found.append(_finished(encoder, queries, node_type, nodes, out, recent, first, moment))
+    return joined(found, encoder.dim)
 
 
 def _layer(
@@ -114,19 +113,24 @@ def _finished(
     node_type: str,
     nodes: I32,
     sage: Tensor,
+    recent: Tensor,
     first: Tensor,
     moment: int,
-) -> Tensor:
+) -> Embedded:
     """What the towers do above their SAGE layers, on the first states of all nodes."""
+    seeds = SeedBatch(node_type, nodes, np.full(len(nodes), moment))
     own = {"_.seeds": nodes.astype(np.int64) + queries.table.numbers.start(node_type)}
     if node_type == encoder.destination_type:
-        return encoder.model.joined_destinations(first, query_of(narrow(own), "_"), sage)
+        query = query_of(narrow(own), "_")
+        z = encoder.model.joined_destinations(first, query, sage)
+        return encoder.finished(queries, seeds, query, z, recent)
     if encoder.model.temporal is not None:
-        seeds = SeedBatch(node_type, nodes, np.full(len(nodes), moment))
         activities, extra = queries.activities(seeds)
         own |= {"_.activities.nodes": activities}
         own |= {name.replace("source", "_", 1): array for name, array in extra.items()}
-    return encoder.model.joined_sources(first, query_of(narrow(own), "_"), sage)
+    query = query_of(narrow(own), "_")
+    z = encoder.model.joined_sources(first, query, sage)
+    return encoder.finished(queries, seeds, query, z, recent)
 
 
 def touched(

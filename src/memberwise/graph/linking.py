@@ -15,7 +15,17 @@ def link_scores(model: GraphModel, states: Tensor, batch: LinkBatch) -> Tensor:
     """Scores of every record with every candidate, ``[R, C]``."""
     z_d = model.destinations(states, batch.destination)
     sources = model.sources(states, batch.source).index_select(0, batch.group)
-    return model.decoder(sources, batch.relation, z_d, batch.destination.degrees)
+    scores = model.decoder(sources, batch.relation, z_d, batch.destination.degrees)
+    again = repeats(model, batch)
+    return scores if again is None else scores + again
+
+
+def repeats(model: GraphModel, batch: LinkBatch) -> Tensor | None:
+    """What it means for every record that its source chose a candidate before, ``[R, C]``."""
+    if model.recurrence is None or batch.source.activities is None:
+        return None
+    found = model.recurrence.matrix(batch.source.activities, batch.destination.seeds, len(batch.nodes))
+    return found.index_select(0, batch.group)
 
 
 def pair_scores(model: GraphModel, states: Tensor, batch: LinkBatch, columns: Tensor) -> Tensor:
@@ -25,7 +35,8 @@ def pair_scores(model: GraphModel, states: Tensor, batch: LinkBatch, columns: Te
     z_s = model.pair_sources(states, batch.source, batch.group[rows], batch.destination, flat)
     z_d = model.destinations(states, batch.destination).index_select(0, flat)
     scores = model.decoder.pairs(z_s, batch.relation[rows], z_d, batch.destination.degrees[flat])
-    return scores.view(-1, n)
+    again = repeats(model, batch)
+    return scores.view(-1, n) if again is None else scores.view(-1, n) + again.gather(1, columns)
 
 
 def drawn_columns(batch: LinkBatch, count: int, generator: torch.Generator | None = None) -> Tensor:

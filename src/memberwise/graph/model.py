@@ -13,6 +13,7 @@ from memberwise.graph.config import EncoderConfig
 from memberwise.graph.decoder import CosineDecoder, MLPDecoder
 from memberwise.graph.losses import long_term_loss
 from memberwise.graph.node_input import IdRows, NodeInput
+from memberwise.graph.recurrence import Recurrence
 from memberwise.graph.sage import SageEncoder
 from memberwise.graph.temporal import TemporalEncoder, member_output
 from memberwise.nn.embedding import FusedEmbedding
@@ -76,6 +77,7 @@ class GraphModel(nn.Module):
         self.input = NodeInput(shape.features, dim, ids if config.ids is not None else None, dropout)
         temporal = config.temporal
         self.temporal: TemporalEncoder | None = None
+        self.recurrence: Recurrence | None = None
         wide = dim
         if temporal is not None:
             wide = dim * temporal.prefix
@@ -85,6 +87,8 @@ class GraphModel(nn.Module):
             self.out = nn.Linear(dim, dim)
             nn.init.eye_(self.out.weight)
             nn.init.zeros_(self.out.bias)
+            if temporal.recurrence:
+                self.recurrence = Recurrence(temporal.length, shape.kinds)
         self.source = self._sage(wide)
         # One encoder for both sides is only possible if both are equally wide.
         self.destination = self._sage(dim) if config.dual or temporal is not None else self.source
