@@ -65,7 +65,7 @@ ARMS = (
     Arm("dual + temporal", TEMPORAL),
     Arm("dual + temporal + long-term", LONG),
 )
-TRAINED = 60_000
+TRAINED = 40_000
 """Newest records of train that the encoders learn from; all of them read the whole graph before each."""
 
 TRAINING: dict[str, Any] = {

@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from memberwise.errors import ConfigError
+from memberwise.graph.section import GraphConfig
 from memberwise.meta.config import MetaConfig
 from memberwise.ranking.config import RankerConfig, TrainingConfig
 from memberwise.ranking.effects import EffectsConfig
@@ -29,7 +30,7 @@ class MakesVectors(Protocol):
         """The features, as the project file would declare them: ``kind: vector`` with ``made_by``."""
 
 
-MAKERS: dict[str, type[BaseModel]] = {"meta": MetaConfig}
+MAKERS: dict[str, type[BaseModel]] = {"graph": GraphConfig, "meta": MetaConfig}
 """Sections that make vectors, by their key; each class is a `MakesVectors`."""
 
 
@@ -69,6 +70,9 @@ class ProjectConfig(Schema):
     )
     exploration: ExplorationConfig | None = Field(
         None, description="A posterior over the last layer, to explore with; {} for the defaults."
+    )
+    graph: GraphConfig | None = Field(
+        None, description="Graph embeddings of members and items, and retrieval by them; {} for the defaults."
     )
     meta: MetaConfig | None = Field(
         None, description="Embeddings adapted to each entity's latest events; {} for the defaults."

@@ -160,8 +160,8 @@ def test_gathered_gradients_are_those_of_one_large_batch() -> None:
 def test_the_first_epochs_of_mlp_init_make_no_query(tmp_path: Path) -> None:
     trainer = _trainer(tmp_path, epochs=1, mlp_init=1)
     fan_outs: list[int] = []
-    real = trainer.feed.queries._tree
-    trainer.feed.queries._tree = lambda s, f, seed: fan_outs.append(f) or real(s, f, seed)  # type: ignore[method-assign, func-returns-value]
+    real = trainer.feed.queries.tree
+    trainer.feed.queries.tree = lambda s, f, *rest: fan_outs.append(f) or real(s, f, *rest)  # type: ignore[method-assign, func-returns-value]
     trainer.fit()
     batches = trainer.feed.batches
     assert fan_outs[: 2 * batches] == [0] * (2 * batches)

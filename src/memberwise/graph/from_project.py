@@ -81,6 +81,29 @@ def graph_from_project(
     return build.graph()
 
 
+def graph_of_events(
+    schema: Schema, events: pl.DataFrame, base: Path | None = None, edges: Sequence[Edge] = ()
+) -> HeteroGraph:
+    """The graph of checked events alone, as the recommender's updates hold them, and of the tables.
+
+    Raises
+    ------
+    ConfigError
+        If an edge reads a column that checked events do not keep.
+    """
+    build = _Build(schema, base, list(edges) or default_edges(schema), None)
+    wanted = [c for family in build.timed.values() for c in family.columns(schema.task_names)]
+    for column in wanted:
+        if column not in events.columns:
+            raise ConfigError(
+                f"an edge reads the column {column!r}, which updates do not keep",
+                where="graph.edges",
+                fix="say it by a task's label, or make the column a feature",
+            )
+    build.absorb(events)
+    return build.graph()
+
+
 class _Values:
     """Nodes of one type as they turn up: codes by hash, and the text of each."""
 

@@ -134,7 +134,11 @@ def _finished(
 
 
 def touched(
-    encoder: GraphEncoder, graph: HeteroGraph, ends: Mapping[str, I32], moment: int
+    encoder: GraphEncoder,
+    graph: HeteroGraph,
+    ends: Mapping[str, I32],
+    moment: int,
+    queries: QueryMaker | None = None,
 ) -> dict[str, I32]:
     """Members and items whose vectors change with new edges: no more and no fewer.
 
@@ -151,13 +155,15 @@ def touched(
         By node type, as `HeteroGraph.append` returns them.
     moment
         Of the refresh: the new edges lie strictly before it.
+    queries
+        Of this graph, if the caller has them.
 
     Returns
     -------
     dict of ndarray of int32
         By node type, sorted.
     """
-    queries = encoder.queries(graph)
+    queries = queries or encoder.queries(graph)
     numbers = queries.table.numbers
     changed = np.unique(
         np.concatenate([np.zeros(0, np.int64), *(ends[t].astype(np.int64) + numbers.start(t) for t in ends)])

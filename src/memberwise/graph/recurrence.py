@@ -8,11 +8,14 @@ from torch import Tensor, nn
 from memberwise.graph.blocks import Activities
 from memberwise.graph.sage import AGE_SCALES, age_basis
 
+GAIN = 8.0
+"""Logits per unit of a parameter: a habit is worth several, but weights move in small steps."""
+
 
 class Recurrence(nn.Module):
     """Bonus (or malus) of the items that a member chose before, by how long ago and how many others since.
 
-    ``r(s, d) = sum_{i: a_i = d} p_i + w . phi(t - t_i) + b_kind``
+    ``r(s, d) = 8 sum_{i: a_i = d} p_i + w . phi(t - t_i) + b_kind``
 
     An inner product of two embeddings can hardly say "exactly the last one"; this can, and it learns from the
     log whether members come back to an item or never do. It starts at zero.
@@ -38,7 +41,7 @@ class Recurrence(nn.Module):
         n = activities.nodes.shape[1]
         bonus = self.position[len(self.position) - n :] + self.age(age_basis(activities.ages)).squeeze(-1)
         bonus = bonus + self.kind(activities.kinds).squeeze(-1)
-        return bonus * activities.mask
+        return GAIN * bonus * activities.mask
 
     def matrix(self, activities: Activities, candidates: Tensor, nodes: int) -> Tensor:
         """Sum of the bonuses of every member for every candidate.

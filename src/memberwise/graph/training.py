@@ -242,7 +242,7 @@ class GraphTrainer:
         loss = float(np.mean(self.at.losses)) if self.at.losses else None
         self.at.losses = []
         record = {
-            "split": "valid",
+            "split": "graph",
             "step": self.at.step,
             "epoch": self.at.epoch,
             "cpu_seconds": round(self.at.cpu_seconds, 3),

@@ -36,6 +36,7 @@ from memberwise.recommender.exploring import Explore, ranked
 from memberwise.recommender.fitting import fit_parts, prepared_rows, train
 from memberwise.recommender.increment import Observed, joined, learn_parts, see_and_score
 from memberwise.recommender.parts import Fitting, Part, Setting
+from memberwise.recommender.parts.graph import GraphPart
 from memberwise.recommender.scoring import adjusted, ranker_logits
 from memberwise.recommender.seen import Seen
 from memberwise.report import Report
@@ -376,7 +377,8 @@ class Recommender:
         member
             Id; one never seen gets what is known of new members.
         items
-            Candidates; default: all of the item table.
+            Candidates; default: those that the graph finds for the member among what it has not chosen yet,
+            or all of the item table.
         k
             How many to return; None for all.
         at
@@ -403,8 +405,9 @@ class Recommender:
         ConfigError
             If it is to explore, and the version has no exploring head.
         """
-        candidates = request.candidates(items, self.pipeline)
         moment = (self.pipeline.last_event or 0) + 1 if at is None else to_micros(at)
+        found = self._retrieved(member, moment) if items is None else None
+        candidates = request.candidates(items, self.pipeline) if found is None else found
         rows = request.rows(self.project.config, member, candidates, moment, dict(context or {}))
         with self.pipeline.held():
             arrays = self.pipeline.batch_arrays(Frame(rows, self.project.config, self.pipeline.tables))
@@ -418,6 +421,45 @@ class Recommender:
         columns |= {t: probabilities[:, i] for i, t in enumerate(self.project.config.task_names)}
         best = pl.DataFrame(columns).sort("score", descending=True, maintain_order=True)
         return best if k is None else best.head(k)
+
+    def _retrieved(self, member: str | int, moment: int) -> pl.Series | None:
+        """Candidates that a part finds for a member, if one can and knows the member."""
+        for part in self.parts.values():
+            found = part.candidates(request.as_id(member, "member"), moment)
+            if found is not None and len(found):
+                return found
+        return None
+
+    def similar(self, entity: str, id: str | int, k: int = 10) -> pl.DataFrame:
+        """The members or items that are most like one, by their graph embeddings as of the last event.
+
+        Parameters
+        ----------
+        entity
+            ``member`` or ``item``.
+        id
+            Of the one.
+        k
+            How many.
+
+        Returns
+        -------
+        polars.DataFrame
+            ``id`` and ``cosine``, best first.
+
+        Raises
+        ------
+        ConfigError
+            If the project has no section ``graph``.
+        DataError
+            If the id is not known.
+        """
+        part = self.parts.get("graph")
+        if not isinstance(part, GraphPart):
+            raise ConfigError(
+                "this version has no graph embeddings", fix="add a section graph: {} to the project and fit"
+            )
+        return part.similar(entity, request.as_id(id, entity), k)
 
     # -- move forward -----------------------------------------------------------------------------
 

@@ -33,7 +33,7 @@ def candidates(items: Sequence[str | int] | None, pipeline: FeaturePipeline) -> 
         raise DataError("no items are given to rank")
     if isinstance(items, str):
         raise DataError(f"items is one text, {items!r}", fix=f"pass a list: items=[{items!r}]")
-    return pl.Series("item", [_id(i, "items") for i in items])
+    return pl.Series("item", [as_id(i, "items") for i in items])
 
 
 def rows(
@@ -60,7 +60,7 @@ def rows(
     """
     n = len(items)
     columns: dict[str, Any] = {TIME: np.full(n, moment, np.int64)}
-    context[schema.entities["member"].id] = _id(member, "member")
+    context[schema.entities["member"].id] = as_id(member, "member")
     context[schema.entities["item"].id] = items
     lists = {f.column for f in schema.features if f.kind == "categorical" and f.max_values > 1}
     for name in needed_columns(schema):
@@ -96,8 +96,14 @@ def _flat(value: Any) -> bool:
     return isinstance(value, list) and not any(v is None or isinstance(v, list | tuple) for v in value)
 
 
-def _id(value: Any, where: str) -> str:
-    """An id as text."""
+def as_id(value: Any, where: str) -> str:
+    """An id as text.
+
+    Raises
+    ------
+    DataError
+        If the value is no id.
+    """
     whole = isinstance(value, float) and value.is_integer()
     text = "" if value is None or value != value else str(int(value) if whole else value)
     if not text or any("\ud800" <= letter <= "\udfff" for letter in text):

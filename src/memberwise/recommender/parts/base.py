@@ -169,6 +169,10 @@ class Part(ABC):
         """Logits of rows, given those of the ranker and of the parts before. ``[n, T] -> [n, T]``"""
         return logits
 
+    def candidates(self, member: str, moment: int) -> pl.Series | None:
+        """Items to rank for a member (ids as text), if it can find some; None if not."""
+        return None
+
     @abstractmethod
     def update(self, increment: Increment, setting: Setting) -> Self:
         """With what new events say; `setting` is the version that the new one will be, without its parts."""

@@ -1,0 +1,180 @@
+"""Graph embeddings in a version: no leak, the same after loading, near-line refresh, retrieval, forgetting."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from memberwise.data.hashing import hash_text
+from memberwise.errors import ConfigError, DataError
+from memberwise.project import Project
+from memberwise.recommender import Recommender
+from memberwise.recommender.parts.graph import GraphPart
+
+GRAPH: dict[str, Any] = {
+    "encoder": {"dim": 16, "heads": 2, "temporal": {"length": 4, "heads": 2, "prefix": 2, "long_term": None}},
+    "training": {"epochs": 2, "batch_size": 64, "negatives": 8, "workers": 0},
+    "neighbourhood": {"fan_out": 4},
+    "retrieval": {"candidates": 6},
+}
+
+
+def _log(rows: int = 900, members: int = 25, items: int = 15, start: int = 0, seed: int = 0) -> pl.DataFrame:
+    rng = np.random.default_rng(seed)
+    who, what = rng.integers(0, members, rows), rng.integers(0, items, rows)
+    liked = ((who + what) % 2 == 0) ^ (rng.random(rows) < 0.1)
+    when = start + np.sort(rng.integers(0, 20 * 86_400, rows))
+    return pl.DataFrame(
+        {
+            "t": when + 1_600_000_000,
+            "m": [f"m{k}" for k in who],
+            "i": [f"i{k}" for k in what],
+            "y": liked.astype(np.int8),
+        }
+    )
+
+
+def _project(folder: Path, log: pl.DataFrame, **settings: Any) -> Project:
+    folder.mkdir(parents=True, exist_ok=True)
+    log.write_parquet(folder / "log.parquet")
+    pl.DataFrame({"i": [f"i{k}" for k in range(16)], "kind": [str(k % 3) for k in range(16)]}).write_parquet(
+        folder / "items.parquet"
+    )
+    values: dict[str, Any] = {
+        "events": {"path": "log.parquet", "time": "t"},
+        "entities": {"member": {"id": "m"}, "item": {"id": "i", "path": "items.parquet"}},
+        "tasks": [{"name": "y", "label": "y = 1"}],
+        "features": [{"kind": "categorical", "column": "item.kind"}],
+        "training": {"epochs": 1, "batch_size": 128},
+        "graph": GRAPH,
+    }
+    return Project.from_dict(values | settings, folder)
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Recommender]:
+    project = _project(tmp_path_factory.mktemp("graph"), _log())
+    return project, Recommender.fit(project)
+
+
+def _part(rec: Recommender) -> GraphPart:
+    part = rec.parts["graph"]
+    assert isinstance(part, GraphPart)
+    return part
+
+
+def test_the_features_declare_themselves(fitted: tuple[Project, Recommender]) -> None:
+    project, rec = fitted
+    made = [f for f in project.config.features if f.kind == "vector"]
+    assert [(f.made_by, f.entity, f.dim) for f in made] == [("graph", "member", 16), ("graph", "item", 16)]
+    assert set(rec.pipeline.vectors) == {"graph(member)", "graph(item)"}
+
+
+def test_no_vector_and_no_weight_knows_the_rows_that_meet_it(
+    fitted: tuple[Project, Recommender], tmp_path: Path
+) -> None:
+    """Other events from a moment on leave everything that a row before it meets as it was."""
+    _, rec = fitted
+    log = _log()
+    moment = 1_600_000_000 + 14 * 86_400
+    other = _log(seed=9).filter(pl.col("t") >= moment)
+    changed = pl.concat(
+        [log.filter(pl.col("t") < moment), other.head(len(log.filter(pl.col("t") >= moment)))]
+    )
+    late = len(log) - len(changed)
+    changed = pl.concat([changed, changed.tail(1).sample(late, with_replacement=True)]) if late else changed
+    assert len(changed) == len(log)  # so that the splits are the same
+    again = Recommender.fit(_project(tmp_path, changed))
+    for name in ("graph(member)", "graph(item)"):
+        one, two = rec.pipeline.vectors[name], again.pipeline.vectors[name]
+        early = one.cutoffs <= moment * 1_000_000
+        same = two.cutoffs <= moment * 1_000_000
+        assert early.sum() > 20
+        np.testing.assert_array_equal(one.keys[early], two.keys[same])
+        np.testing.assert_array_equal(one.vectors[early], two.vectors[same])
+
+
+def test_scores_and_answers_are_the_same_after_loading(
+    fitted: tuple[Project, Recommender], tmp_path: Path
+) -> None:
+    _, rec = fitted
+    rec.save(tmp_path / "bundles")
+    loaded = Recommender.load(tmp_path / "bundles")
+    assert rec.rank("m3").equals(loaded.rank("m3"))
+    assert rec.similar("item", "i3", 5).equals(loaded.similar("item", "i3", 5))
+    newer = _log(60, start=25 * 86_400, seed=3)
+    assert rec.update(newer).rank("m3").equals(loaded.update(newer).rank("m3"))
+
+
+def test_an_update_refreshes_exactly_whom_it_touches(fitted: tuple[Project, Recommender]) -> None:
+    _, rec = fitted
+    events = pl.DataFrame(
+        {"t": [1_605_000_000, 1_605_000_001], "m": ["m3", "nobody"], "i": ["i4", "i5"], "y": [1, 1]}
+    )
+    newer = rec.update(events)
+    before, after = rec.pipeline.vectors["graph(member)"], newer.pipeline.vectors["graph(member)"]
+    added = after.keys[after.cutoffs > int(before.cutoffs.max())]
+    assert set(added) == {np.uint64(hash_text("m3")), np.uint64(hash_text("nobody"))}
+    assert len(before) == len(rec.pipeline.vectors["graph(member)"])  # the version before stays as it was
+    assert rec.parts["graph"] is not newer.parts["graph"]
+    assert len(newer.rank("nobody", k=None)) == 6
+
+
+def test_a_dislike_makes_no_edge(fitted: tuple[Project, Recommender]) -> None:
+    _, rec = fitted
+    events = pl.DataFrame({"t": [1_605_000_000], "m": ["m3"], "i": ["i4"], "y": [0]})
+    newer = rec.update(events)
+    assert len(newer.pipeline.vectors["graph(member)"]) == len(rec.pipeline.vectors["graph(member)"])
+
+
+def test_rank_without_items_finds_what_the_member_has_not_chosen(fitted: tuple[Project, Recommender]) -> None:
+    _, rec = fitted
+    log = _log().filter((pl.col("m") == "m3") & (pl.col("y") == 1))
+    ranked = rec.rank("m3", k=None)
+    assert 0 < len(ranked) <= 6
+    assert not set(ranked["item"]) & set(log["i"])
+    everything = rec.rank("never seen", k=None)
+    assert len(everything) == 16  # nothing is known of it: all of the item table
+
+
+def test_similar(fitted: tuple[Project, Recommender]) -> None:
+    _, rec = fitted
+    found = rec.similar("item", "i3", 4)
+    assert found.columns == ["id", "cosine"]
+    assert len(found) == 4
+    assert "i3" not in found["id"].to_list()
+    assert found["cosine"].is_sorted(descending=True)
+    with pytest.raises(DataError, match="not a known member"):
+        rec.similar("member", "who")
+    with pytest.raises(DataError, match="has no vectors"):
+        rec.similar("genre", "x")
+
+
+def test_a_forgotten_member_leaves_nothing(fitted: tuple[Project, Recommender]) -> None:
+    _, rec = fitted
+    gone = np.array([hash_text("m3")], np.uint64)
+    part = _part(rec).forget(gone)
+    assert "m3" not in part.graph.nodes["member"].ids.to_list()
+    assert not np.isin(part.lines["member"].keys, gone).any()
+    assert part.candidates("m3", part.moment) is None
+    assert part.candidates("m4", part.moment) is not None
+    assert len(part.encoder.ids.known) == len(_part(rec).encoder.ids.known) - 1
+    assert "m3" in _part(rec).graph.nodes["member"].ids.to_list()
+
+
+def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
+    for graph, message in [
+        ({"predict": {}}, "nothing to learn"),
+        ({"predict": {"item:is:genre": 1.0}}, "does not lead from member to item"),
+        ({"encoder": {"destination_neighbours": 4}}, "depend on the item"),
+        ({"encodr": {}}, "unknown key"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            _project(tmp_path, _log(50), graph=graph)
+    plain = Recommender.fit(_project(tmp_path / "plain", _log(200), graph=None))
+    with pytest.raises(ConfigError, match="no graph embeddings"):
+        plain.similar("item", "i3")
