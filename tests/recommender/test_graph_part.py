@@ -1,4 +1,4 @@
-"""Graph embeddings in a version: no leak, the same after loading, near-line refresh, retrieval, forgetting."""
+"""Graph embeddings in a version: no leak, the same after loading, refresh, retrieval, forgetting."""
 
 from __future__ import annotations
 
