@@ -58,19 +58,17 @@ class GroupedRows:
         InputError
             Wrong length, missing ids, or a design that is not finite.
         """
-        texts = as_text(ids, what)
-        if len(texts) != n:
-            raise InputError(f"effect {what!r}: {len(texts)} ids for {n} rows")
+        codes, distinct = encode_ids(ids, what)
+        if codes.size != n:
+            raise InputError(f"effect {what!r}: {codes.size} ids for {n} rows")
         if design.shape[0] != n:
             raise InputError(f"effect {what!r}: the design has {design.shape[0]} rows, expected {n}")
         if not np.isfinite(design.data if scipy.sparse.issparse(design) else design).all():
             raise InputError(f"effect {what!r}: the design holds NaN or infinity")
-        encoded = texts.dictionary_encode()
-        codes = encoded.indices.to_numpy().astype(np.int64)
         order = np.argsort(codes, kind="stable")
-        counts = np.bincount(codes, minlength=len(encoded.dictionary))
+        counts = np.bincount(codes, minlength=len(distinct))
         row_ptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        return cls(encoded.dictionary.to_pylist(), row_ptr, order, design)
+        return cls(distinct, row_ptr, order, design)
 
     @property
     def n_entities(self) -> int:
@@ -94,15 +92,15 @@ class GroupedRows:
         return np.ascontiguousarray(self.design), _NO_INDPTR, _NO_INDICES, _NO_FLOATS, self.n_columns
 
 
-def as_text(ids: Any, what: str) -> pa.Array:
-    """Return ids as an Arrow string array.
+def encode_ids(ids: Any, what: str) -> tuple[npt.NDArray[np.int64], list[str]]:
+    """Return a code for each row, [n], and the ids that the codes stand for, as text.
 
     Raises
     ------
     InputError
         An id is missing, or is neither text nor an integer.
     """
-    array = ids.to_arrow() if hasattr(ids, "to_arrow") else pa.array(np.asarray(ids).tolist())
+    array = ids.to_arrow() if hasattr(ids, "to_arrow") else pa.array(_plain(np.asarray(ids)))
     if array.null_count:
         raise InputError(
             f"effect {what!r}: {array.null_count} ids are missing", fix="drop those rows or name them"
@@ -116,4 +114,12 @@ def as_text(ids: Any, what: str) -> pa.Array:
         or pa.types.is_string_view(array.type)
     ):
         raise InputError(f"effect {what!r}: ids are of type {array.type}", fix="use text or integers")
-    return pc.cast(array, pa.string())
+    if pa.types.is_string_view(array.type):
+        array = pc.cast(array, pa.large_string())
+    encoded = array.dictionary_encode()
+    return encoded.indices.to_numpy().astype(np.int64), pc.cast(encoded.dictionary, pa.string()).to_pylist()
+
+
+def _plain(ids: npt.NDArray[Any]) -> Any:
+    """Return numbers as they are and anything else as Python objects, whose types Arrow then finds."""
+    return ids if ids.dtype.kind in "iu" else ids.tolist()

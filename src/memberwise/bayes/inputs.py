@@ -25,9 +25,14 @@ class SeparationWarning(UserWarning):
 
 
 def column_names(X: Any) -> list[str] | None:
-    """Return the column names of a data frame, None for an array or matrix."""
-    columns = getattr(X, "columns", None)
-    return None if columns is None or not hasattr(X, "to_numpy") else [str(c) for c in columns]
+    """Return the column names of a data frame, None for an array or matrix.
+
+    Columns that are merely numbered are no names: such a frame is an array, as it is for scikit-learn.
+    """
+    if not hasattr(X, "columns") or not hasattr(X, "to_numpy"):
+        return None
+    names = list(X.columns)
+    return names if all(isinstance(name, str) for name in names) else None
 
 
 def with_columns(X: Any, wanted: Sequence[str], *, fill: bool) -> Any:

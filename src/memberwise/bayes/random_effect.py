@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
-from memberwise.bayes.entity_kernels import (
+from memberwise.bayes.entity_kernels import score_entities, solve_entities
+from memberwise.bayes.entity_records import (
     count_features,
     list_features,
     recall_entities,
-    score_entities,
-    solve_entities,
+    store_entities,
 )
 from memberwise.bayes.entity_store import EntityStore
 from memberwise.bayes.grouped_rows import GroupedRows
@@ -172,18 +172,8 @@ class EffectState:
             return coef_ptr, np.tile(one, rows.n_entities)
         _, indptr, indices, _, p = rows.arrays()
         coef_ptr = np.empty(rows.n_entities + 1, np.int64)
-        same = (
-            rows.row_ptr,
-            rows.order,
-            indptr,
-            indices,
-            p,
-            constant,
-            self.store.feature.data,
-            at,
-            size,
-            coef_ptr,
-        )
+        known = (self.store.feature.data, at, size)
+        same = (rows.row_ptr, rows.order, indptr, indices, p, constant, *known, coef_ptr)
         count_features(*same)
         feature = np.empty(coef_ptr[-1], np.int32)
         list_features(*same, feature)
@@ -265,7 +255,12 @@ class EffectState:
                 status, max_iter, tol,
             )  # fmt: skip
             if step is not None:
-                self._write(plan, slots, lo, hi, mean, posterior, variance)
+                store = self.store
+                self._spread(
+                    store_entities, lo, hi, plan, plan.coef_ptr, plan.feature, pack_ptr, mean, posterior,
+                    variance, store.full, store.mean_at.data[slots], store.pack_at.data[slots],
+                    store.feature.data, store.mean.data, store.pack.data,
+                )  # fmt: skip
         self.n_failed = int(np.count_nonzero(status))
         if step is not None:
             left = (plan.slots >= 0) & (plan.mean_at != self.store.mean_at.data[slots])
@@ -273,28 +268,6 @@ class EffectState:
             self.store.last_step.data[slots] = step
             np.add.at(self.store.n_rows.data, slots, np.diff(rows.row_ptr))
         return score, variance
-
-    def _write(
-        self,
-        plan: Plan,
-        slots: IntArray,
-        lo: int,
-        hi: int,
-        mean: FloatArray,
-        posterior: FloatArray,
-        variance: FloatArray,
-    ) -> None:
-        """Copy the posteriors of entities lo .. hi-1 into the store, rounded to float32."""
-        d = np.diff(plan.coef_ptr)[lo:hi]
-        part = slice(int(plan.coef_ptr[lo]), int(plan.coef_ptr[hi]))
-        at = np.repeat(self.store.mean_at.data[slots[lo:hi]] - (np.cumsum(d) - d), d) + np.arange(
-            int(d.sum())
-        )
-        self.store.mean.data[at], self.store.feature.data[at] = mean[part], plan.feature[part]
-        size = self.store.packed_size(d)
-        pack_at = np.repeat(self.store.pack_at.data[slots[lo:hi]] - (np.cumsum(size) - size), size)
-        pack_at += np.arange(int(size.sum()))
-        self.store.pack.data[pack_at] = posterior if self.store.full else 1.0 / variance[part]
 
     def learn_variance(self, plan: Plan, mean: FloatArray, variance: FloatArray) -> float:
         r"""Move the prior variances one step towards maximum marginal likelihood; return the largest change.
