@@ -61,7 +61,8 @@ class SparseMeans(BaseEstimator):
         Start; "uniform" is the published one, kept for replication: it stops at all zeros when the
         data are very sparse.
     n_restarts : int
-        Further starts, from quantiles of the large observations; the best bound wins.
+        Further starts, from quantiles of the large observations. The start whose prior makes the data
+        most probable wins; the bound would choose fewer clusters over better ones.
     tol : float
         Stop when the bound gains less than this per observation (npmle: largest gradient).
     min_iter, max_iter : int
@@ -158,11 +159,15 @@ class SparseMeans(BaseEstimator):
             self.prior_, self.optimality_gap_ = npmle(_single(points), n_grid=max(600, self.n_components))
             return self
         fits = [self._run(points, start) for start in self._starts(points)]
-        best = max(fits, key=lambda fit: fit.bounds[-1])
+        found = [
+            (_log_likelihood(prior, points), prior, fit)
+            for fit in fits
+            for prior in self._priors(points, fit)
+        ]
+        _, self.prior_, best = max(found, key=lambda one: one[0])
         self.clusters_, self.base_ = best.clusters, best.base
         self.lower_bounds_, self.lower_bound_ = np.array(best.bounds), best.bounds[-1]
         self.n_iter_, self.converged_ = len(best.bounds), best.converged
-        self.prior_ = self._choose(points, best)
         return self
 
     def posterior_mean(
@@ -270,17 +275,15 @@ class SparseMeans(BaseEstimator):
             starts.append(grid_start(points, np.append(0.0, np.quantile(large, np.minimum(levels, 1.0)))))
         return starts
 
-    def _choose(self, points: list[Points], fit: Fit) -> MixturePrior:
-        """Return the prior that ``prior`` asks for."""
-        if self.prior == "soft":
-            return soft_prior(fit.clusters, fit.statistics.N)
-        hard = hard_prior(fit.clusters, points)
-        if self.prior == "hard":
-            return hard
-        soft = soft_prior(fit.clusters, fit.statistics.N)
-        return max(
-            (hard, soft), key=lambda p: sum(float(s.count @ p.log_marginal(s.x, s.noise)) for s in points)
-        )
+    def _priors(self, points: list[Points], fit: Fit) -> list[MixturePrior]:
+        """Return the priors that a fit offers and ``prior`` allows."""
+        found = [] if self.prior == "soft" else [hard_prior(fit.clusters, points)]
+        return found if self.prior == "hard" else [*found, soft_prior(fit.clusters, fit.statistics.N)]
+
+
+def _log_likelihood(prior: MixturePrior, shards: list[Points]) -> float:
+    """Log-density of all observations under a prior."""
+    return sum(float(points.count @ prior.log_marginal(points.x, points.noise)) for points in shards)
 
 
 def soft_prior(clusters: Clusters, N: FloatArray) -> MixturePrior:
