@@ -27,7 +27,7 @@ from memberwise.bayes.linear_rules import (
 from memberwise.bayes.mixture_prior import MixturePrior
 from memberwise.bayes.persistence import read_arrays, write_arrays
 from memberwise.bayes.sparse_means import SparseMeans
-from memberwise.bayes.two_sample import TwoSample, compare, empirical_null
+from memberwise.bayes.two_sample import GUARD, TwoSample, compare, empirical_null
 from memberwise.errors import ConfigError
 
 _FAMILIES = ("shrinkage", "centroids", "selected", "independent")
@@ -59,6 +59,8 @@ class EmpiricalBayesClassifier(ClassifierMixin, BaseEstimator):
         feel the last digits of the prior.
     symmetric : bool
         Learn a prior symmetric about zero: a shift common to all features is then no signal.
+    guard : float
+        Standard errors below this quantile of all are raised to it; 0 is the published rule.
     null : {"theoretical", "empirical"}
         Whether to rescale z by the spread of its middle half first.
     weights : {"mean", "sparse"}
@@ -105,6 +107,7 @@ class EmpiricalBayesClassifier(ClassifierMixin, BaseEstimator):
         covariance: str = "auto",
         means: SparseMeans | None = None,
         symmetric: bool = True,
+        guard: float = GUARD,
         null: str = "theoretical",
         weights: str = "mean",
         priors: str = "empirical",
@@ -116,6 +119,7 @@ class EmpiricalBayesClassifier(ClassifierMixin, BaseEstimator):
         self.covariance = covariance
         self.means = means
         self.symmetric = symmetric
+        self.guard = guard
         self.null = null
         self.weights = weights
         self.priors = priors
@@ -207,7 +211,7 @@ class EmpiricalBayesClassifier(ClassifierMixin, BaseEstimator):
         return rules.coef[row], float(rules.intercept[row]), name, estimate
 
     def _estimate(self, X: FloatArray, positive: BoolArray) -> Estimate:
-        two = compare(X, positive)
+        two = compare(X, positive, guard=self.guard)
         spread = empirical_null(two.z)[1] if self.null == "empirical" else 1.0
         z = two.z / spread
         means = clone(self.means) if self.means is not None else SparseMeans(n_restarts=0, tol=1e-5)
@@ -270,6 +274,8 @@ class EmpiricalBayesClassifier(ClassifierMixin, BaseEstimator):
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"unknown {name} {getattr(self, name)!r}", fix=f"choose one of {allowed}")
+        if not 0.0 <= self.guard < 1.0:
+            raise ConfigError(f"guard is a quantile in [0, 1), got {self.guard}")
 
     def _samples(self, X: Any, *, reset: bool) -> FloatArray:
         features = read_features(self, X, reset=reset)

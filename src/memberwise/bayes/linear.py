@@ -7,17 +7,9 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import RegressorMixin
-from sklearn.utils import Tags
 
-from memberwise.bayes.inputs import (
-    per_row,
-    read_labels,
-)
-from memberwise.bayes.likelihood import (
-    FloatArray,
-    GaussianLikelihood,
-    Likelihood,
-)
+from memberwise.bayes.inputs import read_labels
+from memberwise.bayes.likelihood import FloatArray, GaussianLikelihood, Likelihood
 from memberwise.bayes.sequential import SequentialRegression
 from memberwise.errors import ConfigError
 
@@ -75,37 +67,16 @@ covariance, rank, variance_probes, tol, max_iter
             raise ConfigError(f"noise_variance must be positive, got {self.noise_variance}")
         return GaussianLikelihood(self.noise_variance)
 
-    def __sklearn_tags__(self) -> Tags:
-        """Sparse input."""
-        tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = True
-        return tags
-
-    def fit(
-        self,
-        X: Any,
-        y: npt.ArrayLike,
-        sample_weight: npt.ArrayLike | None = None,
-        *,
-        offset: npt.ArrayLike | None = None,
-        batch: str | None = None,
-    ) -> Self:
-        """Fit from the prior; arguments as in `BayesianLogisticRegression.fit`."""
-        self._learn(X, self._labels(y), sample_weight, offset, batch=batch, reset=True)
-        return self
+    def _target(self, y: npt.ArrayLike, *, fresh: bool) -> FloatArray:
+        return read_labels(y, numeric=True)
 
     def partial_fit(
-        self,
-        X: Any,
-        y: npt.ArrayLike,
-        sample_weight: npt.ArrayLike | None = None,
-        *,
-        offset: npt.ArrayLike | None = None,
-        batch: str | None = None,
-    ) -> Self:
-        """Forget a little, then absorb one batch."""
+        self, X: Any, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None, *,
+        offset: npt.ArrayLike | None = None, batch: str | None = None,
+    ) -> Self:  # fmt: skip
+        """Forget a little, then absorb one batch. Arguments as for `fit`."""
         first = not hasattr(self, "posterior_")
-        self._learn(X, self._labels(y), sample_weight, offset, batch=batch, reset=first)
+        self._learn(X, self._target(y, fresh=first), sample_weight, offset, batch=batch, reset=first)
         return self
 
     def predict(
@@ -115,8 +86,4 @@ covariance, rank, variance_probes, tol, max_iter
         if return_std:
             mean, variance = self.linear_predictor(X, offset=offset)
             return mean, np.sqrt(variance + self.noise_variance)
-        design = self._predict_design(X)
-        return design.dot(self.posterior_.mean) + per_row(offset, design.n_rows, 0.0, "offset")
-
-    def _labels(self, y: npt.ArrayLike) -> FloatArray:
-        return read_labels(y, numeric=True)
+        return self._eta(self._predict_design(X), offset)

@@ -9,20 +9,10 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.base import ClassifierMixin
 from sklearn.utils import Tags
-from sklearn.utils.multiclass import check_classification_targets, type_of_target
 
-from memberwise.bayes.inputs import (
-    InputError,
-    SeparationWarning,
-    per_row,
-    read_labels,
-)
-from memberwise.bayes.likelihood import (
-    BernoulliLikelihood,
-    FloatArray,
-    Likelihood,
-    logistic_normal_mean,
-)
+from memberwise.bayes.inputs import SeparationWarning
+from memberwise.bayes.labels import binary_labels, both_classes, zero_one
+from memberwise.bayes.likelihood import BernoulliLikelihood, FloatArray, Likelihood, logistic_normal_mean
 from memberwise.bayes.objective import Objective
 from memberwise.bayes.sequential import SequentialRegression
 
@@ -95,57 +85,19 @@ class BayesianLogisticRegression(ClassifierMixin, SequentialRegression):
         """Binary labels; sparse input."""
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_class = False
-        tags.input_tags.sparse = True
         return tags
 
-    def fit(
-        self,
-        X: Any,
-        y: npt.ArrayLike,
-        sample_weight: npt.ArrayLike | None = None,
-        *,
-        offset: npt.ArrayLike | None = None,
-        batch: str | None = None,
-    ) -> Self:
-        """Fit from the prior.
-
-        Parameters
-        ----------
-        X : array, CSR or data frame [n, p]
-            Features.
-        y : [n]
-            Two distinct labels.
-        sample_weight, offset : [n], optional
-            Weights enter loss and Hessian alike (for down-sampled negatives: one over the rate).
-        batch : str, optional
-            Key of the data, so that it is never absorbed twice.
-
-        Raises
-        ------
-        InputError
-            One class only, shapes that disagree, or numbers that are not finite.
-        """
+    def _target(self, y: npt.ArrayLike, *, fresh: bool, classes: npt.ArrayLike | None = None) -> FloatArray:
         labels = binary_labels(y)
-        self.classes_ = np.unique(labels)
-        if self.classes_.size == 1:
-            raise InputError(
-                "y holds one class only", fix="use partial_fit with classes=, or rows of the other class too"
-            )
-        encoded = (labels == self.classes_[-1]).astype(float)
-        objective = self._learn(X, encoded, sample_weight, offset, batch=batch, reset=True)
-        self._warn_if_separated(objective)
-        return self
+        if fresh:
+            self.classes_ = both_classes(labels, classes)
+        return zero_one(labels, self.classes_)
 
     def partial_fit(
-        self,
-        X: Any,
-        y: npt.ArrayLike,
-        classes: npt.ArrayLike | None = None,
-        sample_weight: npt.ArrayLike | None = None,
-        *,
-        offset: npt.ArrayLike | None = None,
-        batch: str | None = None,
-    ) -> Self:
+        self, X: Any, y: npt.ArrayLike, classes: npt.ArrayLike | None = None,
+        sample_weight: npt.ArrayLike | None = None, *,
+        offset: npt.ArrayLike | None = None, batch: str | None = None,
+    ) -> Self:  # fmt: skip
         """Forget a little, then absorb one batch.
 
         Columns of a frame that are new get the prior; known columns that are absent count as zero. A
@@ -158,24 +110,14 @@ class BayesianLogisticRegression(ClassifierMixin, SequentialRegression):
         classes : [2], optional
             Both labels, needed in the first batch if it may hold one of them only.
         """
-        labels = binary_labels(y)
         first = not hasattr(self, "posterior_")
-        if first:
-            self.classes_ = np.unique(labels if classes is None else np.asarray(classes))
-            if self.classes_.size != 2:
-                raise InputError(
-                    f"{self.classes_.size} classes, expected 2", fix="pass classes=[negative, positive]"
-                )
-        if not np.isin(labels, self.classes_).all():
-            raise InputError(f"labels outside the classes {self.classes_.tolist()}")
-        encoded = (labels == self.classes_[-1]).astype(float)
-        self._learn(X, encoded, sample_weight, offset, batch=batch, reset=first)
+        target = self._target(y, fresh=first, classes=classes)
+        self._learn(X, target, sample_weight, offset, batch=batch, reset=first)
         return self
 
     def decision_function(self, X: Any, *, offset: npt.ArrayLike | None = None) -> FloatArray:
         """Return the logit at the posterior mean, [n]."""
-        design = self._predict_design(X)
-        return design.dot(self.posterior_.mean) + per_row(offset, design.n_rows, 0.0, "offset")
+        return self._eta(self._predict_design(X), offset)
 
     def predict_proba(self, X: Any, *, offset: npt.ArrayLike | None = None) -> FloatArray:
         """Return the class probabilities at the posterior mean, [n, 2]."""
@@ -196,7 +138,7 @@ class BayesianLogisticRegression(ClassifierMixin, SequentialRegression):
         labels: npt.NDArray[Any] = self.classes_[positive.astype(int)]
         return labels
 
-    def _warn_if_separated(self, objective: Objective) -> None:
+    def _inspect(self, objective: Objective) -> None:
         margin = (2.0 * objective.y - 1.0) * objective.design.dot(self.posterior_.mean)
         if objective.design.n_rows > objective.design.size and margin.min() > 0:
             warnings.warn(
@@ -204,19 +146,3 @@ class BayesianLogisticRegression(ClassifierMixin, SequentialRegression):
                 SeparationWarning,
                 stacklevel=3,
             )
-
-
-def binary_labels(y: npt.ArrayLike) -> npt.NDArray[Any]:
-    """Check that labels are of at most two kinds, and return them as an array [n].
-
-    Raises
-    ------
-    InputError
-        Empty, or more than two classes.
-    """
-    labels = read_labels(y, numeric=False)
-    check_classification_targets(labels)
-    kind = type_of_target(labels, input_name="y", raise_unknown=True)
-    if kind != "binary":
-        raise InputError(f"Only binary classification is supported. The type of the target is {kind}.")
-    return labels

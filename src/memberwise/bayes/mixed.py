@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,19 +18,19 @@ from sklearn.utils.validation import check_is_fitted
 
 from memberwise.bayes.block_descent import BlockDescent
 from memberwise.bayes.design import Design
+from memberwise.bayes.effect_rows import Designs, Groups, as_dense, effect_rows
 from memberwise.bayes.entity_store import EntityStore
 from memberwise.bayes.grouped_rows import GroupedRows
 from memberwise.bayes.inputs import InputError, column_names, per_row, read_features, with_columns
+from memberwise.bayes.labels import binary_labels, both_classes, zero_one
 from memberwise.bayes.likelihood import BernoulliLikelihood, FloatArray, logistic_normal_mean
-from memberwise.bayes.logistic import BayesianLogisticRegression, binary_labels
-from memberwise.bayes.persistence import pack_text, read_arrays, unpack_text, write_arrays
+from memberwise.bayes.logistic import BayesianLogisticRegression
+from memberwise.bayes.mixed_files import restore_mixed, save_mixed
+from memberwise.bayes.persistence import read_arrays
 from memberwise.bayes.posterior import GaussianPosterior
-from memberwise.bayes.posterior_arrays import posterior_from_arrays, posterior_to_arrays
 from memberwise.bayes.precision import FullPrecision
 from memberwise.bayes.random_effect import EffectState, Plan, RandomEffect
 from memberwise.errors import ConfigError
-
-Groups = Mapping[str, Any]
 
 
 class MixedEffectsLogisticRegression(ClassifierMixin, BaseEstimator):
@@ -144,7 +143,7 @@ covariance
 
     def fit(
         self, X: Any, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None, *,
-        groups: Groups | None = None, designs: Mapping[str, Any] | None = None,
+        groups: Groups | None = None, designs: Designs | None = None,
         offset: npt.ArrayLike | None = None, batch: str | None = None,
     ) -> Self:  # fmt: skip
         """Fit from the prior: sweeps to convergence, prior variances learnt.
@@ -171,18 +170,15 @@ covariance
             One class only, missing ids, shapes that disagree, or numbers that are not finite.
         """
         labels = binary_labels(y)
-        classes = np.unique(labels)
-        if classes.size == 1:
-            raise InputError("y holds one class only", fix="use partial_fit with classes=")
-        self._start(classes)
-        encoded = (labels == classes[-1]).astype(float)
-        self._increment(X, encoded, sample_weight, groups, designs, offset, batch, frozen=(), first=True)
+        self._start(both_classes(labels))
+        target = zero_one(labels, self.classes_)
+        self._increment(X, target, sample_weight, groups, designs, offset, batch, frozen=(), first=True)
         return self
 
     def partial_fit(
         self, X: Any, y: npt.ArrayLike, classes: npt.ArrayLike | None = None,
         sample_weight: npt.ArrayLike | None = None, *,
-        groups: Groups | None = None, designs: Mapping[str, Any] | None = None,
+        groups: Groups | None = None, designs: Designs | None = None,
         offset: npt.ArrayLike | None = None, batch: str | None = None, frozen: Collection[str] = (),
     ) -> Self:  # fmt: skip
         """Forget a little, then absorb one batch in one sweep; prior variances stay as they are.
@@ -197,19 +193,13 @@ covariance
             Blocks that contribute their scores but do not learn: names of effects, or "fixed".
         """
         labels = binary_labels(y)
-        first = not hasattr(self, "fixed_")
-        if first:
-            both = np.unique(labels if classes is None else np.asarray(classes))
-            if both.size != 2:
-                raise InputError(f"{both.size} classes, expected 2", fix="pass classes=[negative, positive]")
-            self._start(both)
-        if not np.isin(labels, self.classes_).all():
-            raise InputError(f"labels outside the classes {self.classes_.tolist()}")
+        if not hasattr(self, "fixed_"):
+            self._start(both_classes(labels, classes))
+        target = zero_one(labels, self.classes_)
         unknown = set(frozen) - {"fixed", *(e.name for e in self.effects)}
         if unknown:
             raise ConfigError(f"no block is named {sorted(unknown)}")
-        encoded = (labels == self.classes_[-1]).astype(float)
-        self._increment(X, encoded, sample_weight, groups, designs, offset, batch, frozen=frozen, first=False)
+        self._increment(X, target, sample_weight, groups, designs, offset, batch, frozen=frozen, first=False)
         return self
 
     def _start(self, classes: npt.NDArray[Any]) -> None:
@@ -235,7 +225,7 @@ covariance
 
     def _increment(
         self, X: Any, y: FloatArray, sample_weight: npt.ArrayLike | None, groups: Groups | None,
-        designs: Mapping[str, Any] | None, offset: npt.ArrayLike | None, batch: str | None, *,
+        designs: Designs | None, offset: npt.ArrayLike | None, batch: str | None, *,
         frozen: Collection[str], first: bool,
     ) -> None:  # fmt: skip
         """Absorb one batch: explore until the blocks agree, then write all posteriors at once."""
@@ -278,7 +268,7 @@ covariance
     # --- reading ------------------------------------------------------------------------------
 
     def linear_predictor(
-        self, X: Any, *, groups: Groups | None = None, designs: Mapping[str, Any] | None = None,
+        self, X: Any, *, groups: Groups | None = None, designs: Designs | None = None,
         offset: npt.ArrayLike | None = None,
     ) -> tuple[FloatArray, FloatArray]:  # fmt: skip
         """Return posterior mean and variance of the logit of each row, two arrays [n].
@@ -295,7 +285,7 @@ covariance
         return mean, variance
 
     def decision_function(
-        self, X: Any, *, groups: Groups | None = None, designs: Mapping[str, Any] | None = None,
+        self, X: Any, *, groups: Groups | None = None, designs: Designs | None = None,
         offset: npt.ArrayLike | None = None,
     ) -> FloatArray:  # fmt: skip
         """Return the logit at the posterior means, [n]. Arguments as for `fit`."""
@@ -306,7 +296,7 @@ covariance
         return total
 
     def predict_proba(
-        self, X: Any, *, groups: Groups | None = None, designs: Mapping[str, Any] | None = None,
+        self, X: Any, *, groups: Groups | None = None, designs: Designs | None = None,
         offset: npt.ArrayLike | None = None,
     ) -> FloatArray:  # fmt: skip
         """Return the class probabilities at the posterior means, [n, 2]. Arguments as for `fit`."""
@@ -315,7 +305,7 @@ covariance
         return np.column_stack([1.0 - positive, positive])
 
     def predictive_proba(
-        self, X: Any, *, groups: Groups | None = None, designs: Mapping[str, Any] | None = None,
+        self, X: Any, *, groups: Groups | None = None, designs: Designs | None = None,
         offset: npt.ArrayLike | None = None,
     ) -> FloatArray:  # fmt: skip
         """Return the class probabilities averaged over the posterior, [n, 2]. Arguments as for `fit`."""
@@ -325,7 +315,7 @@ covariance
         return np.column_stack([1.0 - positive, positive])
 
     def predict(
-        self, X: Any, *, groups: Groups | None = None, designs: Mapping[str, Any] | None = None,
+        self, X: Any, *, groups: Groups | None = None, designs: Designs | None = None,
         offset: npt.ArrayLike | None = None,
     ) -> npt.NDArray[Any]:  # fmt: skip
         """Return the more probable label of each row, [n]. Arguments as for `fit`."""
@@ -390,7 +380,7 @@ covariance
         X: Any,
         n: int,
         groups: Groups | None,
-        designs: Mapping[str, Any] | None,
+        designs: Designs | None,
         *,
         step: int | None = None,
     ) -> dict[str, Plan]:
@@ -401,7 +391,7 @@ covariance
         """
         plans = {}
         for effect in self.effects:
-            ids, design = self._effect_part(effect, X, n, groups or {}, designs or {})
+            ids, design = effect_rows(effect, X, n, groups, designs)
             state = self.states_.get(effect.name)
             if state is None:
                 state = self.states_[effect.name] = self._empty_state(effect, design)
@@ -409,7 +399,7 @@ covariance
                 raise InputError(
                     f"effect {effect.name!r}: {design.shape[1]} columns, expected {state.variance.size}"
                 )
-            design = scipy.sparse.csr_array(design) if state.sparse else _dense(design)
+            design = scipy.sparse.csr_array(design) if state.sparse else as_dense(design)
             rows = GroupedRows.build(ids, design, n, effect.name)
             plans[effect.name] = state.plan(rows, self.step_ if step is None else step)
         return plans
@@ -421,85 +411,20 @@ covariance
         sparse = bool(scipy.sparse.issparse(design))
         return EffectState(effect, store, variance, effect.variance, sparse=sparse, n_threads=self.n_threads)
 
-    def _effect_part(
-        self, effect: RandomEffect, X: Any, n: int, groups: Groups, designs: Mapping[str, Any]
-    ) -> tuple[Any, Any]:
-        """Return the ids and the design of one effect."""
-        names = column_names(X) or []
-        column = effect.group or effect.name
-        if effect.name in groups:
-            ids = groups[effect.name]
-        elif column in names:
-            ids = X[column]
-        else:
-            raise InputError(
-                f"no ids for effect {effect.name!r}", fix=f"pass groups={{{effect.name!r}: ...}}"
-            )
-        if effect.name in designs:
-            design = designs[effect.name]
-        elif effect.columns:
-            design = with_columns(X, effect.columns, fill=False).to_numpy()
-        else:
-            design = np.zeros((n, 0))
-        return ids, scipy.sparse.csr_array(design) if scipy.sparse.issparse(design) else _dense(design)
-
     # --- files --------------------------------------------------------------------------------
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the whole model to one file (safetensors, checksum, atomic)."""
         check_is_fitted(self, "fixed_")
-        header, arrays = posterior_to_arrays(self.fixed_.posterior_)
-        arrays["feature_scale"] = self.fixed_.feature_scale_
-        arrays["text"], arrays["text_ends"] = pack_text(self.fixed_.posterior_.names)
-        params = self.get_params(deep=False)
-        header |= {
-            "params": params | {"effects": [asdict(e) for e in self.effects], "directory": None},
-            "classes": self.classes_.tolist(), "class_type": self.classes_.dtype.str,
-            "step": self.step_, "fixed_steps": self.fixed_.n_steps_, "n_features": self.n_features_in_,
-            "named": hasattr(self, "feature_names_in_"),
-            "blocks": {
-                n: {"constant": s.constant_variance, "sparse": s.sparse} for n, s in self.states_.items()
-            },
-        }  # fmt: skip
-        for name, state in self.states_.items():
-            own = {"variance": state.variance} | state.store.compacted()
-            own["ids"], own["id_ends"] = pack_text(state.store.slots)
-            arrays |= {f"{name}/{key}": array for key, array in own.items()}
-        write_arrays(path, type(self).__name__, header, arrays)
+        save_mixed(self, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, directory: str | None = None) -> Self:
         """Read a model back from `save`; with ``directory`` its entities go to memory-mapped files there."""
         header, arrays = read_arrays(path, cls.__name__)
-        effects = [
-            RandomEffect(**(e | {"columns": tuple(e["columns"])})) for e in header["params"]["effects"]
-        ]
-        model = cls(**(header["params"] | {"effects": effects, "directory": directory}))
+        params = header["params"]
+        effects = [RandomEffect(**(e | {"columns": tuple(e["columns"])})) for e in params["effects"]]
+        model = cls(**(params | {"effects": effects, "directory": directory}))
         model._start(np.array(header["classes"], dtype=np.dtype(header["class_type"])))
-        fixed, names = model.fixed_, tuple(unpack_text(arrays["text"], arrays["text_ends"]))
-        fixed.posterior_ = posterior_from_arrays(names, header, arrays)
-        fixed.feature_scale_, fixed.n_steps_ = arrays["feature_scale"], header["fixed_steps"]
-        fixed.n_features_in_ = model.n_features_in_ = header["n_features"]
-        if header["named"]:
-            fixed.feature_names_in_ = np.array(names[model.fit_intercept :], dtype=object)
-            model.feature_names_in_ = fixed.feature_names_in_
-        model.step_ = header["step"]
-        for effect in effects:
-            about = header["blocks"][effect.name]
-            own = {k.split("/", 1)[1]: a for k, a in arrays.items() if k.startswith(f"{effect.name}/")}
-            empty = (
-                scipy.sparse.csr_array((0, own["variance"].size))
-                if about["sparse"]
-                else own["variance"][None, :]
-            )
-            state = model._empty_state(effect, empty)
-            state.variance, state.constant_variance = own["variance"], about["constant"]
-            state.store.restore(unpack_text(own["ids"], own["id_ends"]), own)
-            model.states_[effect.name] = state
+        restore_mixed(model, header, arrays)
         return model
-
-
-def _dense(design: Any) -> FloatArray:
-    """Return a design as a float64 array [n, q]."""
-    array = np.asarray(design.toarray() if scipy.sparse.issparse(design) else design, dtype=np.float64)
-    return array[:, None] if array.ndim == 1 else array

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import warnings
+from abc import ABC, abstractmethod
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from memberwise.bayes.design import Design, root_mean_square
@@ -34,7 +36,7 @@ from memberwise.bayes.precision import Matrix
 INTERCEPT = "(intercept)"
 
 
-class SequentialRegression(BaseEstimator):
+class SequentialRegression(BaseEstimator, ABC):
     """One posterior, carried from batch to batch; subclasses bring the likelihood and read the labels."""
 
     def __init__(
@@ -64,8 +66,49 @@ class SequentialRegression(BaseEstimator):
         self.tol = tol
         self.max_iter = max_iter
 
+    @abstractmethod
     def _likelihood(self) -> Likelihood:
-        raise NotImplementedError
+        """Return the loss of one row."""
+
+    @abstractmethod
+    def _target(self, y: npt.ArrayLike, *, fresh: bool) -> FloatArray:
+        """Return labels as the likelihood takes them; ``fresh`` forgets those of earlier batches."""
+
+    def fit(
+        self, X: Any, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None, *,
+        offset: npt.ArrayLike | None = None, batch: str | None = None,
+    ) -> Self:  # fmt: skip
+        """Fit from the prior.
+
+        Parameters
+        ----------
+        X : array, CSR or data frame [n, p]
+            Features.
+        y : [n]
+            Labels: two distinct ones of any kind for a classifier, numbers for a regressor.
+        sample_weight, offset : [n], optional
+            Weights enter loss and Hessian alike (for down-sampled negatives: one over the rate); offsets
+            are known parts of the linear predictor.
+        batch : str, optional
+            Key of the data, so that it is never absorbed twice.
+
+        Raises
+        ------
+        InputError
+            One class only, shapes that disagree, or numbers that are not finite.
+        """
+        target = self._target(y, fresh=True)
+        self._inspect(self._learn(X, target, sample_weight, offset, batch=batch, reset=True))
+        return self
+
+    def _inspect(self, objective: Objective) -> None:
+        """Look at a first fit, to warn of what is odd about the data."""
+
+    def __sklearn_tags__(self) -> Tags:
+        """Sparse input."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
 
     # --- one step -----------------------------------------------------------------------------
 
@@ -195,6 +238,10 @@ class SequentialRegression(BaseEstimator):
             X = with_columns(X, [str(name) for name in known], fill=False)
         return Design(read_features(self, X, reset=False), self.fit_intercept)
 
+    def _eta(self, design: Design, offset: npt.ArrayLike | None) -> FloatArray:
+        """Return the linear predictor at the posterior mean, [n]."""
+        return design.dot(self.posterior_.mean) + per_row(offset, design.n_rows, 0.0, "offset")
+
     def linear_predictor(
         self, X: Any, *, offset: npt.ArrayLike | None = None
     ) -> tuple[FloatArray, FloatArray]:
@@ -208,8 +255,7 @@ class SequentialRegression(BaseEstimator):
             Known part of the linear predictor.
         """
         design = self._predict_design(X)
-        mean = design.dot(self.posterior_.mean) + per_row(offset, design.n_rows, 0.0, "offset")
-        return mean, self.posterior_.precision.row_variances(design.matrix())
+        return self._eta(design, offset), self.posterior_.precision.row_variances(design.matrix())
 
     @property
     def coef_(self) -> FloatArray:

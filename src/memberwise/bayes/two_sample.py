@@ -11,7 +11,7 @@ from scipy.stats import t as student
 from memberwise.bayes.likelihood import BoolArray, FloatArray
 
 _CLIP = 8.0
-_GUARD = 0.05  # quantile of the standard errors that is added to tiny ones
+GUARD = 0.05
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,13 @@ class TwoSample:
     log_prior: float
 
 
-def compare(X: FloatArray, positive: BoolArray) -> TwoSample:
+def compare(X: FloatArray, positive: BoolArray, *, guard: float = GUARD) -> TwoSample:
     """Compare the rows where ``positive`` is true with the others.
 
     t-values become z-values through Satterthwaite's degrees of freedom, clipped at 8: with few samples
-    the tails of t would be taken for signal. A standard error below the 5 % quantile of all is raised to
-    it; a feature that does not vary is dropped. A group of one sample borrows the other's variance.
+    the tails of t would be taken for signal. Tiny standard errors, which are luck, are raised to a low
+    quantile of all; a feature that does not vary is dropped. A group of one sample borrows the other's
+    variance.
 
     Parameters
     ----------
@@ -55,6 +56,8 @@ def compare(X: FloatArray, positive: BoolArray) -> TwoSample:
         Samples.
     positive : bool [n]
         Membership of the first group; both groups have at least one sample.
+    guard : float
+        That quantile; 0 leaves every standard error as it is.
     """
     first, second = X[positive], X[~positive]
     n1, n2 = first.shape[0], second.shape[0]
@@ -67,7 +70,7 @@ def compare(X: FloatArray, positive: BoolArray) -> TwoSample:
     freedom = np.ones(X.shape[1])
     if varies.any():
         raised = np.sqrt(spread[varies])
-        scale[varies] = np.maximum(raised, np.quantile(raised, _GUARD))
+        scale[varies] = np.maximum(raised, np.quantile(raised, guard))
         parts = (v1 / n1) ** 2 / max(n1 - 1, 1) + (v2 / n2) ** 2 / max(n2 - 1, 1)
         freedom[varies] = spread[varies] ** 2 / np.maximum(parts[varies], 1e-300)
     t = (m1 - m2) / scale
