@@ -84,10 +84,16 @@ class Places:
         while 2 * self.stride * seeds <= len(self.slots):
             self.stride *= 2
 
-    def add(self, nodes: I32, roots: I32, cuts: I64) -> I32:
-        """Places of seeds."""
+    def add(self, nodes: I32, roots: I32, cuts: I64, merge: bool = True) -> I32:
+        """Places of seeds; one each unless they `merge`."""
         while self.size + len(nodes) >= len(self.nodes):
             self.grow()
+        if not merge and not self.apart:
+            found = np.arange(self.size, self.size + len(nodes), dtype=np.int32)
+            self.nodes[found] = nodes
+            self.dense[nodes[::-1]] = self.first + found[::-1]  # of equal ones the first is found again
+            self.size += len(nodes)
+            return found
         found = nodes.copy()
         if self.apart:
             self.size = _number_apart(

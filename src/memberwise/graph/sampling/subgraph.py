@@ -114,9 +114,16 @@ def sample_subgraph(
 
 
 def sample_union(
-    sampler: NeighbourSampler, seeds: list[SeedBatch], request: SampleRequest, mixed: tuple[int, ...] = ()
+    sampler: NeighbourSampler,
+    seeds: list[SeedBatch],
+    request: SampleRequest,
+    mixed: tuple[int, ...] = (),
+    merge_seeds: bool = True,
 ) -> tuple[Subgraph, list[I32]]:
-    """One subgraph around seeds of several types (the two ends of links); and the places of each batch."""
+    """One subgraph around seeds of several types (the two ends of links); and the places of each batch.
+
+    Without `merge_seeds` every seed has a place of its own, even if it is there already.
+    """
     graph = sampler.graph
     for batch in seeds:
         check_seeds(graph, batch)
@@ -128,7 +135,7 @@ def sample_union(
         for batch in seeds:
             cuts = np.full(len(batch), NEVER) if batch.times is None else batch.times.copy()
             roots = np.arange(root, root + len(batch), dtype=np.int32)
-            found.append(places[batch.type].add(batch.nodes.copy(), roots, cuts))
+            found.append(places[batch.type].add(batch.nodes.copy(), roots, cuts, merge_seeds))
             root += len(batch)
         node_hops = {t: [p.size] for t, p in places.items()}
         edges: dict[EdgeType, list[Drawn]] = {e: [] for e in graph.edge_types}
