@@ -13,7 +13,7 @@ Conventions
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, NamedTuple
@@ -42,8 +42,14 @@ logger = logging.getLogger(__name__)
 
 PRECISIONS = 10.0 ** np.arange(-1.0, 6.5, 0.5)
 """Prior precisions that the evidence chooses from."""
-KEPT = (1.0, 0.3, 0.1, 0.03, 0.01)
+KEPT = 10.0 ** np.arange(0.0, -2.25, -0.25)
 """Shares of what train says that may still hold after it."""
+STEPS = (0.0, 0.5, 1.0)
+"""Shares of the way from the trained weights to the best ones of train."""
+_EXPECTED, _SPREAD, _SPREAD_KEPT = 0.5, 0.5, 0.35
+"""Before any evidence: logits are off by half a unit, within a factor of three in their precision;
+what train says holds, within a factor of two. A short valid decides little, a long one everything."""
+_LONGEST = 2.0  # logits that an item's constant may move by in the one step from the trained weights
 _SWEEPS = 3
 
 
@@ -186,10 +192,11 @@ class ExplorationHead:
     .. math:: d_t \sim N(m_t, \Lambda_t^{-1}), \qquad
               \Lambda_t = c \sum_i w_i p_i (1 - p_i) z_i z_i' + \lambda_t I
 
-    Right after training ``m = 0``: the trained weights are the mean, and the curvature of the loss over
-    train is their precision (Laplace). The prior precision, and the share c of train's curvature that still
-    holds later, maximise the evidence of valid. Every increment is one step of sequential Bayes: forget,
-    find the mode, add the curvature there.
+    At the fit, the trained weights are where one starts, and the curvature of the loss over train is the
+    precision (Laplace). Training stops early, short of the mode: m is a share of one Newton step towards
+    it. That share, the prior precision, and the share c of train's curvature that still holds later are
+    those that valid makes most probable (empirical Bayes). Every increment is one step of sequential Bayes:
+    forget, find the mode, add the curvature there.
 
     The constant of an item is the uncertain weight of its one-hot id, which the last layer holds too (the
     wide part): an item that was hardly shown is explored even where all its features are familiar. The
@@ -247,36 +254,50 @@ class ExplorationHead:
             See `principal_directions`.
         """
         tasks, _, rank = directions.basis.shape
-        curvature = np.zeros((tasks, rank + 1, rank + 1))
-        seen = np.zeros(0, np.uint64)
-        mine = np.zeros((0, tasks))
+        slope, curvature = np.zeros((tasks, rank + 1)), np.zeros((tasks, rank + 1, rank + 1))
+        seen, sums = np.zeros(0, np.uint64), np.zeros((0, 2 * tasks))
         for rows in train:
-            bend = _bend(rows)
+            tilt, bend = _derivatives(rows)
             for t in range(tasks):
-                z = _with_constant(rows.z[:, t]) * np.sqrt(bend[:, t])[:, None]
-                curvature[t] += z.T @ z
-            seen, mine = _merged(seen, mine, rows.items, bend)
-        half_life = None if config.half_life is None else float(config.half_life)
+                z = _with_constant(rows.z[:, t])
+                slope[t] += tilt[:, t] @ z
+                curvature[t] += (z * bend[:, t][:, None]).T @ z
+            seen, sums = _merged(seen, sums, rows.items, np.hstack([tilt, bend]))
         later, codes = np.unique(held_out.items, return_inverse=True)
-        before = np.zeros((len(later), tasks))
+        before = np.zeros((len(later), 2 * tasks))
         at = np.searchsorted(seen, later)
         known = np.append(seen, 0)[at] == later if len(seen) else np.zeros(len(later), bool)
-        before[known] = mine[at[known]]
-        floors, posteriors, item_floor, item_kept = np.empty(tasks), [], np.empty(tasks), np.empty(tasks)
+        before[known] = sums[at[known]]
+        tilt, bend = _derivatives(held_out)
+        floors, posteriors = np.empty(tasks), []
+        item_floors, mean, precision = (
+            np.full(tasks, np.inf),
+            np.zeros((len(seen), tasks)),
+            sums[:, tasks:].copy(),
+        )
         for t in range(tasks):
-            y, w, o = _defined(held_out, t)
-            slope, bend = w * (expit(o) - y), w * expit(o) * expit(-o)
             if config.items:
-                pull, stiff = (np.asarray(np.bincount(codes, x, len(later)), float) for x in (slope, bend))
-                item_floor[t], item_kept[t] = _choose_scalar(pull, stiff, before[:, t])
+                pull, stiff = (
+                    np.asarray(np.bincount(codes, x[:, t], len(later)), float) for x in (tilt, bend)
+                )
+                found = _tune_scalar(pull, stiff, before[:, t], before[:, tasks + t])
+                item_floors[t], step = found.floor, found.step
+                mean[:, t] = step * _one_step(sums[:, t], sums[:, tasks + t], found.floor)
+                precision[:, t] = found.kept * sums[:, tasks + t] + found.floor
             z = _with_constant(held_out.z[:, t])
-            floors[t], kept = _choose(z.T @ slope, (z * bend[:, None]).T @ z, curvature[t])
+            usual = float(np.log10(np.square(z).sum(1).mean() / _EXPECTED**2))
+            hessian = (z * bend[:, t][:, None]).T @ z
+            found = _tune(tilt[:, t] @ z, hessian, slope[t], curvature[t], usual)
+            floors[t] = found.floor
+            eye = np.eye(rank + 1)
+            moved = -found.step * np.linalg.solve(curvature[t] + found.floor * eye, slope[t])
             names = (*(f"direction {i}" for i in range(rank)), "constant")
-            matrix = kept * curvature[t] + floors[t] * np.eye(rank + 1)
-            posteriors.append(GaussianPosterior(names, np.zeros(rank + 1), FullPrecision(matrix)))
-        items = IdIntercepts.empty(item_floor if config.items else np.full(tasks, np.inf), half_life)
+            matrix = found.kept * curvature[t] + found.floor * eye
+            posteriors.append(GaussianPosterior(names, moved, FullPrecision(matrix)))
+        half_life = None if config.half_life is None else float(config.half_life)
+        items = IdIntercepts.empty(item_floors, half_life)
         if config.items:
-            items = items.write(seen, np.zeros_like(mine), item_kept * mine + item_floor, moment)
+            items = items.write(seen, mean, precision, moment)
         return cls(config, directions, tuple(posteriors), floors, items, moment)
 
     # -- read -------------------------------------------------------------------------------------
@@ -382,7 +403,7 @@ class ExplorationHead:
 
     def informed(self, rows: Rows, moment: int) -> ExplorationHead:
         """The head with the certainty that rows bring; their labels are in the ranker's weights already."""
-        bend = _bend(rows)
+        bend = _derivatives(rows)[1]
         posteriors = []
         for t, p in enumerate(self.posteriors):
             z = _with_constant(rows.z[:, t])
@@ -450,12 +471,13 @@ def _with_constant(z: npt.NDArray[np.float32]) -> Floats:
     return np.column_stack([z.astype(np.float64), np.ones(len(z))])
 
 
-def _bend(rows: Rows) -> Floats:
-    """Curvature of every row's loss in its logit, [n, T]; zero where a task is not defined."""
-    o = rows.offset.astype(np.float64)
-    w = np.where(np.isnan(rows.labels), 0.0, rows.weights).astype(np.float64)
-    bend: Floats = w * expit(o) * expit(-o)
-    return bend
+def _derivatives(rows: Rows) -> tuple[Floats, Floats]:
+    """Slope and curvature of every row's loss in its logit, [n, T] each; zero where a task is not defined."""
+    o, y = rows.offset.astype(np.float64), rows.labels.astype(np.float64)
+    missing = np.isnan(y)
+    w = np.where(missing, 0.0, rows.weights).astype(np.float64)
+    p = expit(o)
+    return w * (p - np.where(missing, 0.0, y)), w * p * (1.0 - p)
 
 
 def _defined(rows: Rows, task: int) -> tuple[Floats, Floats, Floats]:
@@ -474,35 +496,81 @@ def _merged(ids: U64, sums: Floats, more: U64, values: Floats) -> tuple[U64, Flo
     return distinct, np.stack([np.bincount(codes, c, len(distinct)) for c in stacked.T], axis=1)
 
 
-def _choose(gradient: Floats, hessian: Floats, curvature: Floats) -> tuple[float, float]:
-    r"""Prior precision, and share of train's curvature, of largest evidence of later rows.
+class Tuned(NamedTuple):
+    """What later rows make most probable.
 
-    The loss of the later rows is taken as a parabola around the trained weights, with gradient g and
-    Hessian H, so that with prior precision P
-
-    .. math:: 2 \log \mathrm{evidence} = g'(P + H)^{-1} g + \log|P| - \log|P + H| + \mathrm{const}.
+    Attributes
+    ----------
+    floor
+        Prior precision.
+    kept
+        Share of train's curvature that holds.
+    step
+        Share of the way to train's mode.
     """
-    best, found = -np.inf, (float(PRECISIONS[-1]), 1.0)
-    size = len(gradient)
-    for floor in PRECISIONS:
+
+    floor: float
+    kept: float
+    step: float
+
+
+def _one_step(slope: Floats, curvature: Floats, floor: float) -> Floats:
+    """Newton's step of many independent constants from zero."""
+    return np.clip(-slope / (curvature + floor), -_LONGEST, _LONGEST)
+
+
+def _tune(gradient: Floats, hessian: Floats, slope: Floats, curvature: Floats, usual: float) -> Tuned:
+    r"""Choose the prior of the last layer by the evidence of later rows.
+
+    The loss of train and of the later rows is taken as a parabola around the trained weights: slope and
+    curvature over train, g and H later. With prior mean m and precision P,
+
+    .. math:: \log \mathrm{evidence} = -g'm - \tfrac12 m'Hm + \tfrac12 (g + Hm)'(P + H)^{-1}(g + Hm)
+                                     + \tfrac12 \log|P| - \tfrac12 \log|P + H|.
+
+    `usual` is the logarithm (base 10) of the precision that is expected before any evidence.
+    """
+    eye = np.eye(len(gradient))
+
+    def evidence(floor: float) -> Iterator[tuple[float, float, float]]:
+        mode = -np.linalg.solve(curvature + floor * eye, slope)
         for kept in KEPT:
-            prior = kept * curvature + floor * np.eye(size)
+            prior = kept * curvature + floor * eye
             lower, wider = cholesky(prior), cholesky(prior + hessian)
-            pulled = scipy.linalg.solve_triangular(wider, gradient, lower=True)
-            logs = 2 * (np.log(np.diagonal(lower)).sum() - np.log(np.diagonal(wider)).sum())
-            evidence = float(pulled @ pulled) + float(logs)
-            if evidence > best:
-                best, found = evidence, (float(floor), kept)
-    return found
+            logs = float(np.log(np.diagonal(lower)).sum() - np.log(np.diagonal(wider)).sum())
+            for step in STEPS:
+                mean = step * mode
+                moved = gradient + hessian @ mean
+                pulled = scipy.linalg.solve_triangular(wider, moved, lower=True)
+                cost = float(gradient @ mean + 0.5 * mean @ hessian @ mean)
+                yield float(kept), step, logs - cost + 0.5 * float(pulled @ pulled)
+
+    return _most_probable(evidence, usual)
 
 
-def _choose_scalar(gradient: Floats, hessian: Floats, curvature: Floats) -> tuple[float, float]:
-    """`_choose` for many independent constants with one prior precision and one share: [E] each."""
-    best, found = -np.inf, (float(PRECISIONS[-1]), 1.0)
-    for floor in PRECISIONS:
+def _tune_scalar(gradient: Floats, hessian: Floats, slope: Floats, curvature: Floats) -> Tuned:
+    """`_tune` for many independent constants that share their prior, [E] each."""
+
+    def evidence(floor: float) -> Iterator[tuple[float, float, float]]:
+        mode = _one_step(slope, curvature, floor)
         for kept in KEPT:
             prior = kept * curvature + floor
-            evidence = float((gradient**2 / (prior + hessian) + np.log(prior / (prior + hessian))).sum())
-            if evidence > best:
-                best, found = evidence, (float(floor), kept)
+            logs = 0.5 * float(np.log(prior / (prior + hessian)).sum())
+            for step in STEPS:
+                mean = step * mode
+                moved = gradient + hessian * mean
+                cost = float((gradient * mean + 0.5 * hessian * mean**2).sum())
+                yield float(kept), step, logs - cost + 0.5 * float((moved**2 / (prior + hessian)).sum())
+
+    return _most_probable(evidence, float(np.log10(1 / _EXPECTED**2)))
+
+
+def _most_probable(evidence: Callable[[float], Iterator[tuple[float, float, float]]], usual: float) -> Tuned:
+    """The best of the grids, by log-evidence and what was expected before."""
+    best, found = -np.inf, Tuned(float(10.0**usual), 1.0, 0.0)
+    for floor in PRECISIONS:
+        for kept, step, value in evidence(float(floor)):
+            far = ((np.log10(floor) - usual) / _SPREAD) ** 2 + (np.log10(kept) / _SPREAD_KEPT) ** 2
+            if value - 0.5 * far > best:
+                best, found = value - 0.5 * far, Tuned(float(floor), kept, step)
     return found
