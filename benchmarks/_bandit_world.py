@@ -20,7 +20,7 @@ import numpy as np
 START, ROUNDS = 500, 20_000
 ARMS, CATEGORIES = 20, 12
 FIRST_WEEK = 38  # earlier ones make the profiles
-LOOKED_AT = 20  # rows of a product in a week that make it worth an offer
+LOOKED_AT = 5  # rows of a product in a week that make it worth an offer
 
 
 @dataclass(frozen=True)

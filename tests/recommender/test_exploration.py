@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from memberwise.errors import BundleError, ConfigError, DataError
+from memberwise.metrics import log_loss
 from memberwise.ranking.predict import predict_logits, sigmoid
 from memberwise.recommender import Recommender
 from memberwise.recommender.exploring import Explore
@@ -33,15 +34,18 @@ def context(raw: pl.DataFrame) -> dict[str, object]:
     return {k: row[k] for k in row if k not in ("m", "i", "t")}
 
 
-def test_right_after_the_fit_it_believes_what_the_ranker_says(explorer: Recommender):
-    rows = explorer._prepared().packed.rows("test")
+def test_right_after_the_fit_it_knows_no_more_than_train(explorer: Recommender):
+    rows = explorer._prepared().packed.rows("valid")
     arrays = {k: np.array(v) for k, v in rows.items()}
     arrays |= explorer.pipeline.gather_vectors(arrays)
-    wanted = sigmoid(predict_logits(explorer.ranker, arrays))
-    np.testing.assert_allclose(explorer.score(arrays), wanted, atol=1e-6)
     head = explorer.parts["exploration"].head
     assert head.directions.basis.shape[2] == 6
     assert all((p.variances() > 0).all() for p in head.posteriors)
+    assert head.moment == explorer._prepared().packed.rows("train")["time"][-1]
+    alone = sigmoid(predict_logits(explorer.ranker, arrays))[:, 0]
+    y = arrays["labels"][:, 0]
+    # Valid has chosen how far to go from the trained weights: not to where it is worse.
+    assert log_loss(y, explorer.score(arrays)[:, 0]) < log_loss(y, alone) + 0.01
 
 
 def test_exploring_orders_by_a_draw_and_says_how_likely_it_was(explorer: Recommender, context):
