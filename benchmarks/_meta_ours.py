@@ -117,7 +117,7 @@ def _ranker() -> Ranker:
 
 
 def ranker(count: int) -> dict[str, float]:
-    """Generate with a whole ranker, and the K passes over the same rows that nothing can avoid, interleaved."""
+    """Generate with a whole ranker, interleaved with K passes over the same rows, which nothing can avoid."""
     torch.manual_seed(0)
     model, pool = _ranker(), 20_000
     rng = np.random.default_rng(0)

@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def tasks() -> dict[str, Any]:
     rng = np.random.default_rng(0)
     d = WIDTHS[0]
     out: dict[str, Any] = {}
-    for i, (a, b) in enumerate(zip(WIDTHS, WIDTHS[1:], strict=False)):
+    for i, (a, b) in enumerate(pairwise(WIDTHS)):
         out[f"weights.{i}"] = (rng.normal(size=(a, b)) / np.sqrt(a)).astype(np.float32)
         out[f"biases.{i}"] = np.zeros(b, np.float32)
     taste = rng.normal(size=(TASKS, d, 1)) / 4

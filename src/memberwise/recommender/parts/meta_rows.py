@@ -116,7 +116,8 @@ class EntityColumns:
             entity, dot, _ = column.partition(".")
             return column in parts or column in {ids[n] for n in mine} or (bool(dot) and entity in mine)
 
-        names = [c.name for c in layout.dense]
+        # The dense part holds every column, then the indicators of those that can be missing.
+        names = [c.name for c in layout.dense] + [c.name for c in layout.dense if c.indicator]
         wanted = {feature_name(f) for f in schema.features if isinstance(f, Numeric) and belongs(f.column)}
         for aggregate, made in zip(schema.aggregates, columns, strict=True):
             if all(belongs(c) for c in aggregate.by):
