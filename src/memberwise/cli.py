@@ -341,6 +341,28 @@ def update(
 
 
 @app.command()
+def refresh(
+    project: ProjectPath,
+    events: EventFiles,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")] = False,
+) -> None:
+    """Refresh what moves by itself, and publish the result: the weights of the ranker and of all blocks stay.
+
+    Meta embeddings are adapted anew for the entities with new events alone, graph embeddings near-line;
+    aggregates and histories move forward. The same as update --no-train, meant to run often.
+    """
+    from memberwise.fresh import say
+    from memberwise.fresh.update import update as run
+    from memberwise.project import Project
+
+    outcome = run(Project.load(project), events, train=False)
+    if as_json:
+        print(json.dumps(outcome.to_dict() | {"version": str(outcome.version or outcome.known)}))
+        return
+    say.update(outcome, out)
+
+
+@app.command()
 def replay(
     project: ProjectPath,
     slices: Annotated[int, typer.Option(min=2, help="Slices that the log after train is cut into.")] = 20,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from memberwise.cli import app
 from memberwise.data.hashing import hash_text
 from memberwise.data.pipeline import key_column
 from memberwise.data.times import cutoffs
@@ -243,3 +246,39 @@ def test_several_blocks_at_once(early: pl.DataFrame, late: pl.DataFrame, tmp_pat
         ).height
         == 3
     )
+
+
+def test_the_report_tells_what_the_embeddings_add(rec: Recommender):
+    report = rec.evaluate(baselines=["item popularity"], draws=50)
+    plain = rec.evaluate(draws=50)
+    assert not any("meta" in cut.name for cut in plain.evaluation.segments)
+    both = rec.evaluate(baselines=True, draws=50)
+    assert "memberwise, without meta embeddings" in both.metrics
+    assert both.metrics["memberwise"] != both.metrics["memberwise, without meta embeddings"]
+    found = {cut.name: cut.rows for cut in report.evaluation.segments if cut.name.startswith("meta(member)")}
+    first, last = rec._prepared().packed.splits["test"]
+    assert sum(found.values()) == last - first
+    assert "meta(member): 11-50 rows before" in found
+
+
+def test_the_command_refreshes_and_leaves_all_weights(rec: Recommender, late: pl.DataFrame, tmp_path: Path):
+    (tmp_path / "base").mkdir()
+    values = rec.project.to_dict() | {"output": str(tmp_path / "runs")}
+    for entity in values["entities"].values():
+        if entity["path"]:
+            entity["path"] = str(rec.project.base / entity["path"])
+    values["events"]["path"] = str(rec.project.base / values["events"]["path"])
+    file = tmp_path / "base" / "project.yaml"
+    file.write_text(json.dumps(values))  # JSON is YAML
+    rec.save(Project.load(file).bundles)
+    late.write_parquet(tmp_path / "late.parquet")
+    outcome = CliRunner().invoke(app, ["refresh", str(file), str(tmp_path / "late.parquet"), "--json"])
+    assert outcome.exit_code == 0, outcome.output
+    newer = Recommender.load(Project.load(file).bundles)
+    for name, value in rec.ranker.state_dict().items():
+        assert torch.equal(value, newer.ranker.state_dict()[name])
+    assert meta(newer).version == meta(rec).version
+    block = meta(rec.update(late)).blocks[0].timeline.latest()
+    found = meta(newer).blocks[0].timeline.latest()
+    np.testing.assert_array_equal(found.keys, block.keys)
+    np.testing.assert_allclose(found.vectors, block.vectors, rtol=1e-4, atol=1e-5)

@@ -37,6 +37,7 @@ from memberwise.recommender.fitting import fit_parts, prepared_rows, train
 from memberwise.recommender.increment import Observed, joined, learn_parts, see_and_score
 from memberwise.recommender.parts import Fitting, Part, Setting
 from memberwise.recommender.parts.graph import GraphPart
+from memberwise.recommender.personal import by_support, without_embeddings
 from memberwise.recommender.scoring import adjusted, ranker_logits
 from memberwise.recommender.seen import Seen
 from memberwise.report import Report
@@ -245,6 +246,7 @@ class Recommender:
             If the events lack columns, or too many rows are unusable.
         """
         notes: list[str] = []
+        segments: dict[str, npt.NDArray[np.bool_]] = {}
         if events is None:
             prepared = self._prepared()
             self._check_same(prepared)
@@ -255,6 +257,8 @@ class Recommender:
             scores = {OURS: arrays.pop("scores")}
         if events is None and baselines:
             scores |= self._otherwise_calibrated(prepared, arrays, scores[OURS])
+            scores |= without_embeddings(self, arrays)
+            segments = by_support(self, prepared)
         for name in self._baseline_names(baselines):
             prepared = self._prepared()
             self._check_same(prepared)
@@ -263,9 +267,8 @@ class Recommender:
             )
             scores[name] = fitted(arrays)  # type: ignore[assignment]
         about = context(self, arrays, list(scores), notes)
-        return Report.build(
-            predictions(self, arrays, scores), context=about, draws=draws, seed=self.project.config.seed
-        )
+        rows = predictions(self, arrays, scores, segments)
+        return Report.build(rows, context=about, draws=draws, seed=self.project.config.seed)
 
     def _otherwise_calibrated(
         self, prepared: Prepared, arrays: Arrays, scores: npt.NDArray[np.float32]

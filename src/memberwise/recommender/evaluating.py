@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,11 +22,17 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 OURS = "memberwise"
 UNCURVED = "memberwise, without its curve"
 REGRESSED = "memberwise, isotonic on valid"
-OTHERWISE = frozenset({UNCURVED, REGRESSED})
-"""The ranker before its calibration curve, and with isotonic regression after the fact."""
+UNADAPTED = "memberwise, without meta embeddings"
+OTHERWISE = frozenset({UNCURVED, REGRESSED, UNADAPTED})
+"""The ranker before its calibration curve, with isotonic regression after the fact, without embeddings."""
 
 
-def predictions(rec: Recommender, arrays: Arrays, scores: Mapping[str, npt.NDArray[Any]]) -> Predictions:
+def predictions(
+    rec: Recommender,
+    arrays: Arrays,
+    scores: Mapping[str, npt.NDArray[Any]],
+    segments: Mapping[str, npt.NDArray[np.bool_]] = MappingProxyType({}),
+) -> Predictions:
     """Rows for a report. Labels between 0 and 1 count as positive above one half."""
     labels = np.asarray(arrays["labels"], np.float32)
     labels = np.where(np.isnan(labels), np.nan, labels > 0.5).astype(np.float32)
@@ -42,7 +49,7 @@ def predictions(rec: Recommender, arrays: Arrays, scores: Mapping[str, npt.NDArr
         time=np.asarray(arrays["time"], np.int64),
         weights=np.asarray(arrays["weights"], np.float32),
         requests=requests,
-        segments=rec.seen.segments(arrays),
+        segments={**rec.seen.segments(arrays), **segments},
         otherwise=OTHERWISE & scores.keys(),
     )
 
