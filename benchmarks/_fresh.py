@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+import memberwise.ranking.effects
 import memberwise.ranking.fisher
 import memberwise.ranking.incremental
 from _environment import ROOT
@@ -32,7 +33,7 @@ from memberwise.recommender.parts.effects import EffectsPart
 from memberwise.recommender.parts.incremental import IncrementalPart
 
 FOLDER = ROOT / ".cache" / "fresh"
-_CODE = (memberwise.ranking.incremental, memberwise.ranking.fisher)
+_CODE = (memberwise.ranking.incremental, memberwise.ranking.fisher, memberwise.ranking.effects)
 
 
 @dataclass(frozen=True)
