@@ -31,6 +31,7 @@ from memberwise.ranking.loss import multitask_loss
 from memberwise.ranking.optimizers import Optimizers
 from memberwise.ranking.predict import predict_all_logits, sigmoid
 from memberwise.ranking.ranker import Ranker
+from memberwise.ranking.trainer import prime
 from memberwise.recommender.fitting import new_ranker
 from memberwise.recommender.increment import learn_parts
 from memberwise.recommender.parts import Increment, Part, Setting
@@ -229,8 +230,7 @@ def cold_start(ground: Ground, rows: Loader, steps: int, seed: int) -> Ranker:
     """A ranker trained from nothing for a number of steps, without looking at valid."""
     settings = ground.project.config.model_copy(update={"seed": seed})
     ranker = new_ranker(Project(settings, ground.project.base), ground.prepared.pipeline)
-    labels = np.asarray(rows.arrays["labels"], np.float64)
-    ranker.set_prior(torch.from_numpy(np.nanmean(labels, axis=0)).float())
+    prime(ranker, rows)
     return _trained(ground, ranker, rows, steps, seed)
 
 

@@ -135,8 +135,7 @@ class Trainer:
             for old in (self._checkpoint, self._best, self.run / "log.jsonl"):
                 old.unlink(missing_ok=True)
             torch.manual_seed(self.seed)
-            self.ranker.set_prior(_label_rates(self.train_rows))
-            self.ranker.set_curves(_dense_sample(self.train_rows))
+            prime(self.ranker, self.train_rows)
         self._started = time.process_time() - self.at.cpu_seconds
         self._last_checkpoint = time.monotonic()
         while not self.at.finished:
@@ -295,6 +294,12 @@ def choose_device(name: str) -> torch.device:
             f"{name!r} is not a device of this machine", where="training.device", fix="use auto or cpu"
         ) from error
     return device
+
+
+def prime(ranker: Ranker, train: Loader) -> None:
+    """Give a new ranker what it takes from train before its first step: label rates and curves' bends."""
+    ranker.set_prior(_label_rates(train))
+    ranker.set_curves(_dense_sample(train))
 
 
 def _label_rates(loader: Loader) -> torch.Tensor:
