@@ -143,6 +143,10 @@ def publish(
         files = {}
         for path in sorted(p for p in partial.rglob("*") if p.is_file()):
             name = path.relative_to(partial).as_posix()
+            shared = before is not None and parent is not None and _linked(parent / name, path)
+            if before is not None and shared and name in before.files:
+                files[name] = before.files[name]  # the maker shared it
+                continue
             sha256 = _sha256(path)
             files[name] = {"sha256": sha256, "bytes": path.stat().st_size}
             same = before is not None and before.files.get(name) == files[name]
@@ -166,6 +170,11 @@ def publish(
         shutil.rmtree(partial, ignore_errors=True)
     point(bundles, version.name)
     return version
+
+
+def _linked(old: Path, new: Path) -> bool:
+    """Whether both names are one file."""
+    return old.is_file() and os.path.samefile(old, new)
 
 
 def _link(old: Path, new: Path, sha256: str) -> bool:

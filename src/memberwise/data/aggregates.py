@@ -8,6 +8,7 @@ and serving; it can be saved, and moves forward with every batch of new events.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -236,6 +237,16 @@ class AggregateState:
         if not columns:
             return np.zeros((len(times), 0), np.float32)
         return np.stack(columns, axis=1).astype(np.float32)
+
+    def copy(self) -> AggregateState:
+        """An independent state: costs a copy of memory, however many keys there are."""
+        other = copy.copy(self)
+        other._index, other._pair_index = self._index.copy(), [i.copy() for i in self._pair_index]
+        other._sums, other._at, other._last = self._sums.copy(), self._at.copy(), self._last.copy()
+        other._distinct = [a.copy() for a in self._distinct]
+        other._pair_count = [a.copy() for a in self._pair_count]
+        other._pending = self._pending.copy()
+        return other
 
     # -- on disk ----------------------------------------------------------------------------------
 

@@ -234,6 +234,13 @@ class HashIndex:
     def __len__(self) -> int:
         return self._size
 
+    def copy(self) -> HashIndex:
+        """An independent index; nothing is hashed again."""
+        other = HashIndex()
+        other._slots, other._codes = self._slots.copy(), self._codes.copy()
+        other._keys, other._size = self._keys.copy(), self._size
+        return other
+
     @property
     def keys(self) -> U64:
         """The hashes, by code. Shape [len(self)]."""

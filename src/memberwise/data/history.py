@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -181,6 +182,15 @@ class HistoryState:
             p.moved(int(limits[-1]), keep_window=False)
         values = np.append(self._actions.keys, np.uint64(0))
         return HistoryRows(items, values[actions], ages, known)
+
+    def copy(self) -> HistoryState:
+        """An independent state: costs a copy of memory, however many members there are."""
+        other = copy.copy(self)
+        other._members, other._actions = self._members.copy(), self._actions.copy()
+        other._ring_items, other._ring_actions = self._ring_items.copy(), self._ring_actions.copy()
+        other._ring_times, other._total = self._ring_times.copy(), self._total.copy()
+        other._pending = self._pending.copy()
+        return other
 
     def to_arrays(self) -> Arrays:
         """The whole state as arrays, for saving."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -99,6 +100,12 @@ class Pending:
             self.times, self.offsets, self.columns, self.entries, self.done, self.past_before = before
 
         return back
+
+    def copy(self) -> Pending:
+        """An independent queue; events are shared, they do not change."""
+        other = copy.copy(self)
+        other.done = self.done.copy()
+        return other
 
     def to_arrays(self) -> Arrays:
         """Everything, for saving."""

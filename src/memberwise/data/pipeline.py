@@ -152,8 +152,9 @@ class FeaturePipeline:
         other.normaliser = self.normaliser
         if not empty:
             other.last_event = self.last_event
-            mine, theirs = ([*p._moving(), *p.percentiles] for p in (self, other))
-            for one, another in zip(mine, theirs, strict=True):
+            other.aggregates = [state.copy() for state in self.aggregates]
+            other.histories = {name: state.copy() for name, state in self.histories.items()}
+            for one, another in zip(self.percentiles, other.percentiles, strict=True):
                 another.load_arrays({k: v.copy() for k, v in one.to_arrays().items()})
         return other
 

@@ -93,6 +93,7 @@ class Recommender:
         self.negatives, self.summary, self.log, self.fit_seconds = negatives, summary, list(log), fit_seconds
         self.parts = dict(parts)
         self.version: str | None = None
+        self.stored: storing.Stored | None = None
 
     def __repr__(self) -> str:
         return f"Recommender({self.project.config.name!r}, version={self.version}, as_of={self.as_of})"
@@ -179,7 +180,7 @@ class Recommender:
         path = bundle.publish(
             directory, lambda folder: storing.write(self, folder), {**about, **info}, parent, accept
         )
-        self.version = path.name
+        self.version, self.stored = path.name, storing.Stored.of(self, path)
         return path
 
     @classmethod
@@ -194,7 +195,7 @@ class Recommender:
         folder = bundle.resolve(Path(path))
         bundle.verify(folder)
         rec = cls(*storing.read(folder))
-        rec.version = folder.name
+        rec.version, rec.stored = folder.name, storing.Stored.of(rec, folder)
         return rec
 
     # -- score ------------------------------------------------------------------------------------
@@ -531,7 +532,7 @@ class Recommender:
             self.fit_seconds,
             {**self.parts, **found},
         )
-        newer.version = self.version
+        newer.version, newer.stored = self.version, self.stored
         return newer
 
 

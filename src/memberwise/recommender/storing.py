@@ -1,19 +1,23 @@
 """The files of a version.
 
-=====================  ============================================================================
-``project.json``       all settings, and where the project stood
-``ranker.safetensors`` weights
-``state.safetensors``  vocabularies, numeric transforms, aggregates, histories, members and items seen
-``entities/*.arrow``   the entity tables that features read
-``vectors/*.arrow``    entity embeddings that are features, as of all moments
-``parts/*/``           what stands beside the ranker, a folder each
-``fit.json``           what happened during the fit
-=====================  ============================================================================
+======================= ===========================================================================
+``project.json``        all settings, and where the project stood
+``ranker.safetensors``  weights
+``state.safetensors``   vocabularies, numeric transforms, aggregates, histories, members and items seen
+``state-N.safetensors`` what has changed in them since, in order (`memberwise.data.segments`)
+``entities/*.arrow``    the entity tables that features read
+``vectors/*.arrow``     entity embeddings that are features, as of all moments
+``parts/*/``            what stands beside the ranker, a folder each
+``fit.json``            what happened during the fit
+======================= ===========================================================================
 """
 
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +25,15 @@ import polars as pl
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from memberwise.data.arrays import load_arrays, save_arrays
+from memberwise.data import segments
+from memberwise.data.arrays import Arrays, load_arrays, save_arrays
 from memberwise.data.frame import EntityTable
 from memberwise.data.negatives import NegativeSampler
 from memberwise.data.pipeline import FeaturePipeline
 from memberwise.data.timeline import EmbeddingTimeline
 from memberwise.errors import BundleError
 from memberwise.project import Project
+from memberwise.ranking.ranker import Ranker
 from memberwise.recommender.fitting import new_ranker
 from memberwise.recommender.parts import PARTS, Setting
 from memberwise.recommender.seen import Seen
@@ -36,22 +42,63 @@ if TYPE_CHECKING:
     from memberwise.recommender.core import Recommender
 
 
+_STATE, _RANKER = "state.safetensors", "ranker.safetensors"
+MAX_SEGMENTS = 16
+"""Segments after which the state is written whole again; or when they hold half as much as it."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a version's files hold, so that the next version need not write what is the same.
+
+    Where numbers must not stay on disk, as when a member is forgotten, a version is written without it
+    (``rec.stored = None``): a segment does not erase what its base says.
+
+    Attributes
+    ----------
+    folder
+        The version.
+    state
+        The arrays of its state: views of objects that do not change.
+    segments
+        How many segments stand behind its base.
+    ranker, tables
+        The objects that its files were made of.
+    """
+
+    folder: Path
+    state: dict[str, Arrays]
+    segments: int
+    ranker: Ranker
+    tables: Mapping[str, EntityTable]
+
+    @classmethod
+    def of(cls, rec: Recommender, folder: Path) -> Stored:
+        """After a version was written or read."""
+        segments = len(list(folder.glob("state-*.safetensors")))
+        return cls(folder, _state(rec), segments, rec.ranker, dict(rec.pipeline.tables))
+
+
 def write(rec: Recommender, folder: Path) -> None:
-    """Write all files of a version into a folder."""
+    """Write all files of a version into a folder beside the version before, whose files it may share."""
+    before = rec.stored
+    if before is not None and before.folder.parent.resolve() != folder.parent.resolve():
+        before = None
     project = {
         "config": rec.project.to_dict(),
         "base": str(rec.project.base.resolve()),
         "train_end": rec.pipeline.train_end,
     }
     (folder / "project.json").write_text(json.dumps(project, indent=1))
-    save_file({k: v.contiguous() for k, v in rec.ranker.state_dict().items()}, folder / "ranker.safetensors")
-    parts = rec.pipeline.to_arrays() | {"seen": rec.seen.to_arrays()}
-    if rec.negatives is not None:
-        parts["negatives"] = rec.negatives.to_arrays()
-    save_arrays(folder / "state.safetensors", parts)
+    if not (before is not None and rec.ranker is before.ranker and _shared(before, folder, _RANKER)):
+        save_file({k: v.contiguous() for k, v in rec.ranker.state_dict().items()}, folder / _RANKER)
+    _write_state(rec, folder, before)
     (folder / "entities").mkdir()
     for name, table in rec.pipeline.tables.items():
-        table.table.write_ipc(folder / "entities" / f"{name}.arrow", compression="zstd")
+        file = f"entities/{name}.arrow"
+        same = before is not None and table is before.tables.get(name) and _shared(before, folder, file)
+        if not same:
+            table.table.write_ipc(folder / file, compression="zstd")
     (folder / "vectors").mkdir()
     for name, vectors in rec.pipeline.vectors.items():
         vectors.write(folder / "vectors" / f"{name}.arrow")
@@ -60,6 +107,52 @@ def write(rec: Recommender, folder: Path) -> None:
         part.write(folder / "parts" / name)
     fit = {"summary": rec.summary, "log": rec.log, "fit_seconds": rec.fit_seconds}
     (folder / "fit.json").write_text(json.dumps(fit))
+
+
+def _state(rec: Recommender) -> dict[str, Arrays]:
+    parts = rec.pipeline.to_arrays() | {"seen": rec.seen.to_arrays()}
+    if rec.negatives is not None:
+        parts["negatives"] = rec.negatives.to_arrays()
+    return parts
+
+
+def _write_state(rec: Recommender, folder: Path, before: Stored | None) -> None:
+    """What has changed since the version before, behind its own files; all of it if that is much."""
+    new = _state(rec)
+    if before is None or before.segments >= MAX_SEGMENTS:
+        save_arrays(folder / _STATE, new)
+        return
+    names = [_STATE, *(_segment(k) for k in range(1, before.segments + 1))]
+    segment = segments.changes(before.state, new)
+    told = sum((before.folder / name).stat().st_size for name in names[1:] if (before.folder / name).exists())
+    if told + segments.size(segment) > segments.size(new) // 2 or not all(
+        _shared(before, folder, name) for name in names
+    ):
+        for name in names:
+            (folder / name).unlink(missing_ok=True)
+        save_arrays(folder / _STATE, new)
+        return
+    save_arrays(folder / _segment(before.segments + 1), segment)
+
+
+def _segment(number: int) -> str:
+    return f"state-{number}.safetensors"
+
+
+def _shared(before: Stored, folder: Path, name: str) -> bool:
+    """Link a file of the version before; False where it is gone or cannot be linked."""
+    try:
+        os.link(before.folder / name, folder / name)
+    except OSError:
+        return False
+    return True
+
+
+def _read_state(folder: Path) -> dict[str, Arrays]:
+    parts = load_arrays(folder / _STATE)
+    for number in range(1, len(list(folder.glob("state-*.safetensors"))) + 1):
+        parts = segments.applied(parts, load_arrays(folder / _segment(number)))
+    return parts
 
 
 def read(folder: Path) -> tuple[Any, ...]:
@@ -83,7 +176,7 @@ def read(folder: Path) -> tuple[Any, ...]:
     }
     vectors = {p.stem: EmbeddingTimeline.read(p) for p in (folder / "vectors").glob("*.arrow")}
     pipeline = FeaturePipeline(project.config, tables, saved["train_end"], vectors=vectors)
-    parts = load_arrays(folder / "state.safetensors")
+    parts = _read_state(folder)
     pipeline.load_arrays(parts)
     sampler = None
     if project.config.negatives is not None:
@@ -91,7 +184,7 @@ def read(folder: Path) -> tuple[Any, ...]:
         sampler.load_arrays(parts["negatives"])
     ranker = new_ranker(project, pipeline)
     try:
-        ranker.load_state_dict(load_file(folder / "ranker.safetensors"))
+        ranker.load_state_dict(load_file(folder / _RANKER))
     except (SafetensorError, RuntimeError, OSError) as error:
         raise BundleError(f"the weights do not fit the project: {error}", where=str(folder)) from error
     setting = Setting(project, pipeline, ranker)

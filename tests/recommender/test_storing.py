@@ -1,0 +1,127 @@
+"""Publishing in segments: what is written, and that a chain of versions reads as the last one was."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from memberwise import bundle
+from memberwise.recommender import Recommender, storing
+
+
+def state(rec: Recommender) -> dict[str, np.ndarray]:
+    return {f"{p}|{n}": a for p, arrays in rec.pipeline.to_arrays().items() for n, a in arrays.items()}
+
+
+def same_state(one: Recommender, other: Recommender) -> bool:
+    mine, theirs = state(one), state(other)
+    return mine.keys() == theirs.keys() and all(
+        np.array_equal(a, theirs[n], equal_nan=a.dtype.kind == "f") for n, a in mine.items()
+    )
+
+
+def pieces(late: pl.DataFrame, count: int) -> list[pl.DataFrame]:
+    moments = late["t"].unique().sort()
+    cuts = [moments[len(moments) * k // count] for k in range(1, count)]
+    group = np.searchsorted(np.array(cuts), late["t"].to_numpy(), side="right")
+    return [late.filter(pl.Series(group == k)) for k in range(count)]
+
+
+@pytest.fixture
+def large(rec: Recommender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recommender:
+    """A saved version whose state is large beside one update, as real ones are."""
+    whole = storing._state
+
+    def padded(rec: Recommender) -> dict[str, Any]:
+        return whole(rec) | {"padding": {"zeros": np.zeros(300_000)}}
+
+    monkeypatch.setattr(storing, "_state", padded)
+    again = Recommender.load(rec.save(tmp_path / "first"))
+    again.version = again.stored = None
+    again.save(tmp_path / "bundles")
+    return again
+
+
+def test_updates_append_segments_and_share_the_rest(large: Recommender, late: pl.DataFrame) -> None:
+    assert large.stored is not None
+    bundles, now = large.stored.folder.parent, large
+    for piece in pieces(late, 3):
+        now = now.update(piece)
+        now.save(bundles)
+    folders = bundle.versions(bundles)
+    assert len(folders) == 4
+    assert sorted(p.name for p in folders[-1].glob("state*")) == [
+        "state-1.safetensors", "state-2.safetensors", "state-3.safetensors", "state.safetensors",
+    ]  # fmt: skip
+    for name in ("state.safetensors", "ranker.safetensors", "entities/item.arrow"):
+        assert len({(f / name).stat().st_ino for f in folders}) == 1, name
+    for folder in folders:
+        bundle.verify(folder)
+    assert same_state(Recommender.load(bundles), now)
+    # Older versions can go: every file stands in each version that needs it.
+    for folder in folders[:-1]:
+        shutil.rmtree(folder)
+    again = Recommender.load(bundles)
+    assert same_state(again, now)
+
+
+def test_a_version_that_was_read_goes_on_with_segments(large: Recommender, late: pl.DataFrame) -> None:
+    assert large.stored is not None
+    bundles = large.stored.folder.parent
+    one, two = pieces(late, 2)
+    large.update(one).save(bundles)
+    read = Recommender.load(bundles)
+    read.update(two).save(bundles)
+    names = sorted(p.name for p in (bundles / "000003").glob("state*"))
+    assert names == ["state-1.safetensors", "state-2.safetensors", "state.safetensors"]
+    assert same_state(Recommender.load(bundles), large.update(one).update(two))
+
+
+def test_many_segments_are_written_as_one(
+    large: Recommender, late: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storing, "MAX_SEGMENTS", 2)
+    assert large.stored is not None
+    bundles, now, counts = large.stored.folder.parent, large, []
+    for piece in pieces(late, 4):
+        now = now.update(piece)
+        counts.append(len(list(now.save(bundles).glob("state-*"))))
+    assert counts == [1, 2, 0, 1]
+    assert same_state(Recommender.load(bundles), now)
+
+
+def test_much_change_is_written_whole(rec: Recommender, late: pl.DataFrame, tmp_path: Path) -> None:
+    """Segments of the tiny log soon hold half as much as its state."""
+    now = Recommender.load(rec.save(tmp_path))
+    counts = []
+    for piece in pieces(late, 3):
+        now = now.update(piece)
+        counts.append(len(list(now.save(tmp_path).glob("state-*"))))
+    assert 0 in counts
+    assert same_state(Recommender.load(tmp_path), now)
+
+
+def test_other_directories_and_forgetting_write_everything(large: Recommender, late: pl.DataFrame) -> None:
+    assert large.stored is not None
+    elsewhere = large.stored.folder.parent.parent / "elsewhere"
+    newer = large.update(late.head(30))
+    assert [p.name for p in newer.save(elsewhere).glob("state*")] == ["state.safetensors"]
+    other = large.update(late.head(30))
+    other.stored = None
+    assert [p.name for p in other.save(large.stored.folder.parent).glob("state*")] == ["state.safetensors"]
+
+
+def test_a_lost_file_of_the_version_before_does_not_harm_the_next(
+    large: Recommender, late: pl.DataFrame
+) -> None:
+    assert large.stored is not None
+    bundles = large.stored.folder.parent
+    (large.stored.folder / "state.safetensors").unlink()
+    newer = large.update(late)
+    newer.save(bundles)
+    assert same_state(Recommender.load(bundles), newer)
