@@ -23,7 +23,7 @@ from memberwise.ranking.incremental import IncrementalConfig
 
 LOGS = ("movietweetings", "completejourney")
 SEEDS = (0, 1, 2)
-DAYS = 8
+DAYS = 6
 INCREMENT, WARM, RETRAIN, FREE = "incremental", "warm start only", "sliding-window retrain", "no penalty"
 ARMS = ("stale", WARM, FREE, INCREMENT, f"{INCREMENT}, cold weight .3", RETRAIN)
 

@@ -8,8 +8,10 @@ same events on a model whose state holds ten times the members: the log ten time
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import tempfile
+import time
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -22,77 +24,151 @@ import torch
 from _environment import ROOT
 from _harness import Report, Target, quick_asked
 from _quality_logs import project as quality_project
-from memberwise.data.events import TIME
+from memberwise.data.datasets import completejourney
+from memberwise.data.events import TIME, EventChecker, Rejects
 from memberwise.data.log import sort_events
-from memberwise.data.events import EventChecker, Rejects
 from memberwise.fresh.update import Outcome, update
 from memberwise.project import Project
 from memberwise.recommender import Recommender
-from memberwise.recommender.increment import see_and_score
+from memberwise.recommender.parts.effects import EffectsPart
 
 MEMBERS, COPIES = 1000, 10
 FOLDER = ROOT / ".cache" / "fresh" / "latency"
-
-SECONDS = Target(
-    "CPU-seconds without meta", 2.0, "events of 1,000 members into a published version, all but the meta refresh",
-    at_most=True,
-)  # fmt: skip
-GROWTH = Target(
-    "growth at 10x the members", 1.5, "the cost of an update at ten times the members, as a factor", at_most=True
-)  # fmt: skip
 PARTS: dict[str, Any] = {"effects": {}, "exploration": {}, "incremental": {"every": 5}}
 
+SECONDS = Target(
+    "CPU-seconds",
+    2.0,
+    "events of 1,000 members into a published version, all but meta and graph",
+    at_most=True,
+)
+GROWTH = Target(
+    "growth", 1.5, "cost of the same update at ten times the members, as a factor of that cost", at_most=True
+)
 
-def fitted(cut: int, log: pl.DataFrame, quick: bool) -> Project:
-    """A project over the events before the cut, fitted and published once."""
-    values = quality_project("completejourney", "none", FOLDER).to_dict()
-    folder = FOLDER / ("quick" if quick else "whole")
-    path = folder / "log.parquet"
+
+def fitted(log: pl.DataFrame, folder: Path, quick: bool) -> Project:
+    """A project over a log, fitted and published once; its bundles are emptied down to that version."""
     folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "log.parquet"
+    if not path.is_file():
+        log.write_parquet(path)
+    values = quality_project("completejourney", "none", FOLDER).to_dict()
     values["events"]["path"], values["output"], values["name"] = str(path), str(folder), "latency"
     values["split"] = {"train": 0.85, "valid": 0.1}
     values |= PARTS
-    if quick:
-        values["training"] |= {"epochs": 1}
+    values["training"] |= {"epochs": 1} if quick else {}
     project = Project.from_dict(values)
-    if not path.is_file():
-        log[:cut].write_parquet(path)
-    if not (project.bundles / "current").is_symlink():
+    if not (project.bundles / "000001").is_dir():
         Recommender.fit(project).save()
     return project
 
 
-def next_members(log: pl.DataFrame, first: int, members: int) -> int:
+def batch_ends(log: pl.DataFrame, first: int, members: int) -> int:
     """Row before which so many distinct members have come; rows of one moment stay together."""
     households = log["household_id"][first:].to_numpy()
     new = np.zeros(len(households), np.bool_)
     new[np.unique(households, return_index=True)[1]] = True
     times = log["timestamp"][first:].to_numpy()
-    enough = int(np.searchsorted(np.cumsum(new), members))
-    return first + int(np.searchsorted(times, times[min(enough, len(times) - 1)], side="right"))
+    enough = min(int(np.searchsorted(np.cumsum(new), members)), len(times) - 1)
+    return first + int(np.searchsorted(times, times[enough], side="right"))
 
 
-def crowd(rec: Recommender, project: Project, log: pl.DataFrame, copies: int) -> None:
-    """Publish a version whose features and effects have seen the log of many times the members."""
-    column = project.config.entities["member"].id
-    names = [pl.format("{}-{}", pl.lit(k), pl.col(column)) for k in range(1, copies)]
+def crowded(rec: Recommender, log: pl.DataFrame, copies: int) -> Recommender:
+    """The same version, whose features and effects have seen the log of so many times the members."""
+    config = rec.project.config
+    column = config.entities["member"].id
+    names = [pl.format("{}-{}", pl.lit(k), pl.col(column)).alias(column) for k in range(1, copies)]
     pipeline = rec.pipeline.copy(empty=True)
     with tempfile.TemporaryDirectory() as work:
-        checked = sort_events(log, EventChecker(project.config), Path(work) / "events", Rejects())
+        checked = sort_events(log, EventChecker(config), Path(work) / "events", Rejects())
         for chunk in checked.chunks():
-            same = chunk.with_columns(pl.col(column).cast(pl.String))
-            many = pl.concat([same, *(same.with_columns(name.alias(column)) for name in names)])
+            one = chunk.with_columns(pl.col(column).cast(pl.String))
+            many = pl.concat([one, *(one.with_columns(name) for name in names)])
             pipeline.absorb(many.sort(TIME, maintain_order=True))
             pipeline.settle()
-        effects = rec.parts["effects"]
-        increment = rec.observe(log.tail(1)) if False else None
-    rec.pipeline = pipeline
+    newer = Recommender(
+        rec.project, rec.ranker, pipeline, rec.seen, rec.negatives, rec.summary, rec.log, rec.fit_seconds,
+        rec.parts,
+    )  # fmt: skip
+    effects = rec.parts["effects"]
+    assert isinstance(effects, EffectsPart)
+    known, n = effects.effects, len(rec.seen.to_arrays()["member.ids"])
+    ids = np.asarray(rec.seen.to_arrays()["member.ids"], np.uint64)
+    rows = {"item": np.zeros(n, np.uint64), "labels": np.ones((n, 1)), "weights": np.ones((n, 1))}
+    for k in range(copies):
+        known = known.updated(rows | {"member": ids + np.uint64(k)}, np.zeros((n, 1)), f"copy {k}")
+    newer.parts["effects"] = replace(effects, effects=known)
+    return newer
+
+
+def timed(rec: Recommender, project: Project, batches: list[pl.DataFrame]) -> tuple[Outcome, int, float]:
+    """Publish the version, update it once to get warm, then measure the next update; bytes it wrote."""
+    shutil.rmtree(project.bundles)
+    rec.version = rec.stored = None
+    rec.save(project.bundles)
+    update(project, batches[0], rec=rec, train=False)
+    warm = Recommender.load(project.bundles)
+    started = time.process_time()
+    outcome = update(project, batches[1], rec=warm, train=False)
+    seconds = time.process_time() - started
+    assert outcome.version is not None
+    written = sum(
+        f.stat().st_size for f in outcome.version.rglob("*") if f.is_file() and f.stat().st_nlink == 1
+    )
+    return outcome, written, seconds
 
 
 def main() -> None:
-    """Measure."""
+    """Measure one update at one and at ten times the members."""
     quick = quick_asked(str(__doc__))
     torch.set_num_threads(1)
+    log = pl.read_parquet(completejourney("uniform").files["impressions"]).sort(
+        "timestamp", maintain_order=True
+    )
+    members, copies = (100, 2) if quick else (MEMBERS, COPIES)
+    log = log.tail(30_000) if quick else log
+    times = log["timestamp"].to_numpy()
+    cut = int(np.searchsorted(times, times[int(len(log) * 0.9)], side="left"))
+    ends = [cut, batch_ends(log, cut, members)]
+    ends.append(batch_ends(log, ends[1], members))
+    batches = [log[a:b] for a, b in itertools.pairwise(ends)]
+    project = fitted(log[:cut], FOLDER / ("quick" if quick else "whole"), quick)
+    rec = Recommender.load(project.bundles / "000001")
+    report = Report("update_latency", [SECONDS, GROWTH])
+    report.versions |= {p: version(p) for p in ("torch", "numpy", "polars", "safetensors")}
+    rows, found = [], []
+    kept = project.bundles.with_name("kept")
+    shutil.rmtree(kept, ignore_errors=True)
+    shutil.copytree(project.bundles / "000001", kept / "000001")
+    try:
+        for factor, one in ((1, rec), (copies, crowded(rec, log[:cut], copies))):
+            outcome, written, seconds = timed(one, project, batches)
+            found.append(seconds)
+            size = sum(f.stat().st_size for f in (project.bundles / "current").rglob("*") if f.is_file())
+            steps = [f"{outcome.seconds[s]:.2f}" for s in ("observe", "check", "learn", "publish")]
+            rows.append(
+                [
+                    f"{factor} x",
+                    f"{outcome.rows:,}",
+                    *steps,
+                    f"{seconds:.2f}",
+                    f"{written / 1e6:.1f}",
+                    f"{size / 1e6:.0f}",
+                ]
+            )
+    finally:
+        shutil.rmtree(project.bundles, ignore_errors=True)
+        (project.bundles).mkdir()
+        (kept / "000001").rename(project.bundles / "000001")
+        (project.bundles / "current").symlink_to("000001")
+    report.table(
+        f"one update with the events of {members:,} members, CPU-seconds",
+        ["members", "rows", "observe", "check", "learn", "publish", "all", "MB written", "MB of the version"],
+        rows,
+    )
+    report.measures |= {"CPU-seconds": found[0], "growth": found[1] / found[0]}
+    report.finish()
 
 
 if __name__ == "__main__":

@@ -61,8 +61,8 @@ class IncrementalConfig(Model):
     floor: float = Field(1.0, ge=0, description="Information that forgetting never goes below.")
     epochs: int = Field(1, ge=1, description="Passes over the new rows.")
     batch_size: int = Field(256, ge=1)
-    lr: float = Field(1e-3, gt=0, description="Of the dense part.")
-    embedding_lr: float = Field(0.03, gt=0)
+    lr: float = Field(3e-4, gt=0, description="Of the dense part.")
+    embedding_lr: float = Field(0.01, gt=0)
     fisher_rows: int = Field(1024, ge=1, description="Rows of an increment whose information is computed.")
     cold_fisher_rows: int = Field(16_384, ge=1, description="The same, of the cold start.")
 
