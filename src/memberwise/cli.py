@@ -459,6 +459,42 @@ def offpolicy(
         out.print(f"Report: [bold]{report}[/]")
 
 
+@app.command()
+def compress(
+    project: ProjectPath,
+    report: Annotated[
+        Path | None, typer.Option(help="JSON file to write; default: compress.json in the runs.")
+    ] = None,
+    fewer: Annotated[
+        int, typer.Option(min=0, help="Also fit again with so many times fewer rows in large tables (slow).")
+    ] = 0,
+) -> None:
+    """Measure what int8 and smaller tables save and cost: size, time, AUC; and test the int8 ranker.
+
+    `memberwise serve --engine int8` takes the int8 ranker only where it lost next to nothing here.
+    """
+    from dataclasses import asdict
+
+    from memberwise.project import Project
+    from memberwise.serving.compress import compress as measure
+    from memberwise.serving.compress import refit
+
+    loaded = Project.load(project)
+    choices = measure(loaded)
+    if fewer > 1:
+        choices += refit(loaded, fewer, choices[0].auc)
+    tasks = loaded.config.task_names
+    table = Table("", "tables MB", "dense MB", "ms / 256", *(f"AUC {t}" for t in tasks), "largest change")
+    for c in choices:
+        change = max(c.change, key=abs)
+        numbers = f"{c.table_mb:.2f}", f"{c.core_mb:.2f}", f"{c.ms:.2f}", *(f"{a:.4f}" for a in c.auc)
+        table.add_row(c.name, *numbers, f"{change:+.5f}")
+    out.print(table)
+    target = report or loaded.output / "compress.json"
+    target.write_text(json.dumps([asdict(c) for c in choices], indent=1))
+    out.print(f"Written: [bold]{target}[/]")
+
+
 bundles = typer.Typer(help="List the saved versions of a project, or go back to one.", no_args_is_help=True)
 app.add_typer(bundles, name="bundles")
 

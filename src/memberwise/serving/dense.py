@@ -29,6 +29,11 @@ class DenseTransform:
         The ranker's batch norm over all dense columns and indicators, or the identity.
     columns
         Which raw columns; their indicators stand behind them, in the same order.
+
+    Attributes
+    ----------
+    place, width
+        Columns of the batch's dense array that result, and their number.
     """
 
     def __init__(self, normaliser: Normaliser, norm: nn.Module, columns: Sequence[int]) -> None:
@@ -37,7 +42,7 @@ class DenseTransform:
         mine = [i for i in columns if every[i].indicator]
         scale, shift = _affine(norm, len(every) + len(indicators))
         place = list(columns) + [len(every) + indicators.index(i) for i in mine]
-        self.width = len(place)
+        self.place, self.width = place, len(place)
         self._scale, self._shift = scale[place], shift[place]
         at = np.array(columns, np.int64)
         self._kind = np.array([_KINDS[every[i].transform] for i in columns], np.int64)
@@ -47,6 +52,11 @@ class DenseTransform:
         self._indicator = np.array(
             [len(columns) + mine.index(i) if i in mine else -1 for i in columns], np.int64
         )
+
+    def affine(self, normalised: F32) -> F32:
+        """Batch norm alone, of columns that are normalised already, indicators behind them."""
+        scaled: F32 = (normalised * self._scale + self._shift).astype(np.float32)
+        return scaled
 
     def __call__(self, raw: F32) -> F32:
         """``[n, columns] -> [n, width]``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -25,6 +26,9 @@ F32 = npt.NDArray[np.float32]
 Inputs = Sequence[npt.NDArray[Any]]
 """``shared, own, wide, candidate, numbers, numbers``, then items, actions, ages, mask of each history."""
 FORMAT = 2
+GATE = "gate.json"
+"""What `memberwise compress` found of the int8 core beside it."""
+log = logging.getLogger("memberwise.serving")
 
 
 class Engine(Protocol):
@@ -173,6 +177,18 @@ def prepare(rec: Recommender, bundle: Path) -> Path:
     if done.returncode or not path.is_file():
         raise RuntimeError(f"the ranker cannot be exported: {done.stderr.strip()[-2000:]}")
     return path
+
+
+def onnx_engine(rec: Recommender, bundle: Path, name: str) -> OnnxEngine:
+    """The engine of a version; int8 only where `memberwise compress` has found it good enough."""
+    path = prepare(rec, bundle)
+    if name == "int8":
+        small, gate = path.with_name("int8.onnx"), path.with_name(GATE)
+        if small.is_file() and gate.is_file() and json.loads(gate.read_text())["passed"]:
+            return OnnxEngine(small, "int8")
+        reason = "the gate has refused it" if gate.is_file() else "run: memberwise compress PROJECT"
+        log.warning("no int8", extra={"fields": {"reason": reason}})
+    return OnnxEngine(path, "float32")
 
 
 def make(rec: Recommender) -> Path:

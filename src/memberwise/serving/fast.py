@@ -14,13 +14,14 @@ import torch
 from memberwise.data.layout import IdField
 from memberwise.errors import DataError
 from memberwise.nn.embedding import FusedEmbedding
+from memberwise.nn.rowwise_int8 import HALVES, RowwiseInt8, compress_tables
 from memberwise.ranking.ranker import Ranker
 from memberwise.recommender import Recommender
 from memberwise.recommender.request import needed_columns
 from memberwise.serving.dense import DenseTransform
-from memberwise.serving.engine import Engine, OnnxEngine, TorchEngine, core_of, prepare
+from memberwise.serving.engine import Engine, TorchEngine, core_of, onnx_engine
 from memberwise.serving.features import RequestArrays, RequestFeatures, SideFeatures, hashed, request_arrays
-from memberwise.serving.gather import fused_rows, gather_fields
+from memberwise.serving.gather import fused_rows, gather_fields, gather_fields_int8
 from memberwise.serving.plan import Side, make_plan
 from memberwise.serving.request_frame import CandidateRows, SharedRow
 from memberwise.serving.scoring import Looked
@@ -28,6 +29,8 @@ from memberwise.serving.scoring import Looked
 log = logging.getLogger("memberwise.serving")
 F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
+I64 = npt.NDArray[np.int64]
+_HISTORY = ("items", "actions", "ages")
 
 
 class SideInputs:
@@ -82,6 +85,23 @@ class SideInputs:
             return np.zeros((len(found.ids), 1), np.float32)
         return np.ascontiguousarray(self._plain(found.dense)[:, : len(self.side.dense)])
 
+    def of_batch(self, arrays: Mapping[str, npt.NDArray[Any]], rows: I64, wide: F32) -> tuple[F32, F32]:
+        """The same two from rows of a batch, whose numbers are normalised and whose vectors are gathered."""
+        columns = [c for f, _ in self.side.fields for c in range(f.start, f.start + f.width)]
+        ids = np.ascontiguousarray(arrays["ids"][rows][:, columns])
+        none = np.zeros((len(rows), 0), np.float32)
+        nowhere = {v.name: np.full(len(rows), -1, np.int32) for v in self.side.vectors}
+        out = self(SideFeatures(ids, none, nowhere, {}), wide)
+        at, dense = self._dense_at, np.asarray(arrays["dense"], np.float32)[rows]
+        if self._transform.width:
+            out[:, at : at + self._transform.width] = self._transform.affine(dense[:, self._transform.place])
+            at += self._transform.width
+        for v, timeline in zip(self.side.vectors, self._vectors, strict=True):
+            out[:, at : at + timeline.dim] = arrays[v.name][rows]
+            at += timeline.dim
+        numbers = dense[:, self.side.dense] if self._plain is not None else dense[:, :1] * 0.0
+        return out, np.ascontiguousarray(numbers)
+
 
 class FieldRows:
     """Look-ups of some fields in one fused matrix."""
@@ -89,7 +109,7 @@ class FieldRows:
     def __init__(
         self,
         ranker: Ranker,
-        table: FusedEmbedding,
+        table: FusedEmbedding | RowwiseInt8,
         fields: Sequence[IdField],
         mine: Sequence[int],
         places: npt.NDArray[np.int64],
@@ -99,7 +119,8 @@ class FieldRows:
 
         rows = [ranker.columns.rows_of[fields[k].table] for k in mine]
         at = np.concatenate([[0], np.cumsum([f.width for f in fields])]).astype(np.int64)
-        self._weight: F32 = table.weight.numpy()
+        self._packed = table.packed.numpy() if isinstance(table, RowwiseInt8) else None
+        self._weight: F32 = table.weight.numpy() if isinstance(table, FusedEmbedding) else HALVES
         self._starts, self._widths = at[list(mine)], array(fields[k].width for k in mine)
         self._offsets = array(table.offsets[fields[k].table] for k in mine)
         self._quotients = array(r.quotients if r.compressed else 0 for r in rows)
@@ -114,7 +135,11 @@ class FieldRows:
         """Write (or add) the embeddings of the fields to their places."""
         rows = np.empty((len(ids), self._total), np.int32)
         fused_rows(ids, self._starts, self._widths, self._offsets, self._quotients, self._remainders, rows)
-        gather_fields(rows, self._columns, self._counts, self._parts, self._places, self._weight, out, add)
+        fields = rows, self._columns, self._counts, self._parts, self._places
+        if self._packed is not None:
+            gather_fields_int8(*fields, self._packed, HALVES, out, add)
+        else:
+            gather_fields(*fields, self._weight, out, add)
 
 
 class FastScorer:
@@ -143,14 +168,19 @@ class FastScorer:
         """Unknown members and items of the last request."""
 
     @classmethod
-    def load(cls, rec: Recommender, bundle: Path, engine: str) -> FastScorer:
-        """With an engine by name; torch where an export is not possible."""
+    def load(cls, rec: Recommender, bundle: Path, engine: str, tables: str = "float32") -> FastScorer:
+        """With an engine and tables by name; torch where an export is not possible."""
+        made: Engine | None = None
         if engine != "torch":
             try:
-                return cls(rec, OnnxEngine(prepare(rec, bundle), "float32"))
+                made = onnx_engine(rec, bundle, engine)
             except (RuntimeError, ImportError, OSError) as error:
                 log.warning("no export", extra={"fields": {"reason": str(error)}})
-        return cls(rec, TorchEngine(core_of(rec)))
+        if made is None:
+            made = TorchEngine(core_of(rec))
+        if tables == "int8":
+            compress_tables(rec.ranker.embeddings)
+        return cls(rec, made)
 
     def suits(self, context: Mapping[str, Any]) -> bool:
         """Whether a request's context is one value for all candidates."""
@@ -192,6 +222,20 @@ class FastScorer:
         if hidden:
             self._read_hidden(arrays, hidden[0])
         return Looked(arrays, logits)
+
+    def inputs_of(self, arrays: Mapping[str, npt.NDArray[Any]], rows: I64) -> list[npt.NDArray[Any]]:
+        """Inputs of the engine from rows of a batch: the request of the first, all of them its candidates."""
+        once = np.zeros((1, self._tasks), np.float32)
+        wide = np.zeros((len(rows), self._tasks), np.float32)
+        left, left_numbers = self.shared.of_batch(arrays, rows[:1], once)
+        right, right_numbers = self.own.of_batch(arrays, rows, wide)
+        wide += once
+        histories = {
+            f.name: tuple(np.ascontiguousarray(arrays[f"{f.name}.{p}"][rows[:1]]) for p in _HISTORY)
+            for f, _, _ in self.plan.histories
+        }
+        inputs = [left, right, wide, self._candidates(right), left_numbers, right_numbers]
+        return [*inputs, *self._histories(histories)]  # type: ignore[arg-type]
 
     def _read_hidden(self, arrays: RequestArrays, hidden: F32) -> None:
         """What parts make of the last hidden layer, beside the other arrays."""

@@ -6,7 +6,10 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from memberwise.nn.rowwise_int8 import half
+
 F32 = npt.NDArray[np.float32]
+I8 = npt.NDArray[np.int8]
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 
@@ -87,3 +90,35 @@ def fused_rows(
                     out[i, at] = 2 + (r - 2) // remainders[f] + offsets[f]
                     out[i, at + 1] = 2 + quotients[f] + (r - 2) % remainders[f] + offsets[f]
                 at += 2
+
+
+@njit(cache=True, nogil=True)
+def gather_fields_int8(
+    rows: I32,
+    starts: I64,
+    counts: I64,
+    parts: I64,
+    places: I64,
+    packed: I8,
+    halves: F32,
+    out: F32,
+    add: bool,
+) -> None:
+    """The same from rows of bytes (`memberwise.nn.rowwise_int8`)."""
+    dim = packed.shape[1] - 4
+    for i in range(rows.shape[0]):
+        for f in range(len(starts)):
+            at, there = places[f], 0
+            for v in range(counts[f]):
+                there += rows[i, starts[f] + v * parts[f]] > 0
+            share = np.float32(1.0) / np.float32(max(there, 1))
+            if not add:
+                for d in range(dim):
+                    out[i, at + d] = np.float32(0.0)
+            for c in range(starts[f], starts[f] + counts[f] * parts[f]):
+                r = rows[i, c]
+                if r > 0:
+                    scale = share * half(packed, r, dim, halves)
+                    middle = share * half(packed, r, dim + 2, halves)
+                    for d in range(dim):
+                        out[i, at + d] += middle + scale * np.float32(packed[r, d])

@@ -64,7 +64,7 @@ class Served:
             If it cannot be served.
         """
         rec = Recommender.load(path)
-        return cls(rec, settings, FastScorer.load(rec, path, settings.engine))
+        return cls(rec, settings, FastScorer.load(rec, path, settings.engine, settings.tables))
 
     def warm(self) -> None:
         """Answer once before anyone asks: compile kernels, touch the tables.

@@ -27,6 +27,7 @@ class ServingSettings(Model):
     engine: Literal["auto", "float32", "int8", "torch"] = Field(
         "auto", description="What multiplies: ONNX Runtime where the ranker allows it, or torch."
     )
+    tables: Literal["float32", "int8"] = Field("float32", description="Numbers of the embedding tables.")
     max_body: int = Field(4_000_000, ge=1_000, description="Bytes of a request.")
     max_candidates: int = Field(10_000, ge=1)
     max_events: int = Field(10_000, ge=1, description="Events of one request.")
