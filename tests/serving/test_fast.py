@@ -175,6 +175,15 @@ def test_exported_parity(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_exported_parity_without_histories(tmp_path: Path) -> None:
+    project = projects(tmp_path, RANKERS["split"])
+    values = project.to_dict()
+    values["features"] = [f for f in values["features"] if f["kind"] != "history"]
+    path = Recommender.fit(Project.from_dict(values, project.base)).save()
+    exported_parity(path, tmp_path)
+
+
+@pytest.mark.slow
 def test_exported_parity_of_all_kinds(path: Path, tmp_path: Path) -> None:
     exported_parity(path, tmp_path)
 

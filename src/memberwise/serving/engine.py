@@ -111,7 +111,8 @@ def export(core: DenseCore, inputs: Sequence[torch.Tensor], path: Path) -> None:
     """Write a core as ONNX; any number of candidates fits."""
     n = torch.export.Dim("n", min=1, max=1_000_000)
     shapes = [{0: n} if len(i) > 1 else {} for i in inputs[:6]]
-    dynamic = (*shapes, tuple({} for _ in inputs[6:]))
+    rest = (tuple({} for _ in inputs[6:]),) if len(inputs) > 6 else ()
+    dynamic = (*shapes, *rest)
     names = [f"in{k}" for k in range(len(inputs))]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch about torch
@@ -119,14 +120,18 @@ def export(core: DenseCore, inputs: Sequence[torch.Tensor], path: Path) -> None:
         exported = torch.export.export(core.eval(), tuple(inputs), dynamic_shapes=dynamic, strict=False)
         program = torch.onnx.export(exported, dynamo=True, input_names=names, verbose=False)
     assert program is not None
-    program.save(str(path))
+    program.save(str(path), external_data=False)
 
 
 def quantise(source: Path, target: Path) -> None:
     """Dynamic int8 of all matrix products: weights by output channel, inputs by their range in each call."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    quantize_dynamic(source, target, per_channel=True, weight_type=QuantType.QInt8)
+    # Products of two activations (attention, pooling) stay as they are.
+    constant = {"MatMulConstBOnly": True}
+    quantize_dynamic(
+        source, target, per_channel=True, weight_type=QuantType.QInt8, extra_options=constant
+    )
 
 
 def identity(rec: Recommender) -> str:
