@@ -1,4 +1,4 @@
-"""The project of `serving_latency`: a log like Criteo's with 39 fields, and a version of it that is served."""
+"""The project of `serving_latency`: a log like Criteo's with 39 fields, and a version to serve."""
 
 from __future__ import annotations
 

@@ -43,17 +43,20 @@ def run(output: Path, out: Console) -> dict[str, Any]:
         rec = Recommender.fit(project, watchers=[bar], progress=bar.stage)
     fitted = time.process_time() - cpu
     path = rec.save()
+    (project.output / "project.yaml").write_text(yaml.safe_dump(project.to_dict(), sort_keys=False))
     out.print(f"   {fitted:.0f} CPU-seconds; published {path}")
     out.print("[bold]2. Evaluate[/] on the last 10 %, against simple models on the same rows")
     report = rec.evaluate(baselines=True)
     out.print(report.table())
     report.write(project.output / "report.html")
+    report.to_json(project.output / "report.json")
     metrics = _metrics(report, fitted, time.process_time() - cpu)
     (project.output / "metrics.json").write_text(json.dumps(metrics, indent=1))
     out.print("[bold]3. Rank[/] with the saved version")
     _rank(Recommender.load(project.bundles), project, out)
     out.print(
         f"\nReport: [bold]{project.output / 'report.html'}[/]  ({time.monotonic() - started:.0f} s in all)\n"
+        f"Serve it: [bold]memberwise serve {output} --clock log[/]\n"
         "Your own log: [bold]memberwise init your_events.parquet[/]"
     )
     return metrics

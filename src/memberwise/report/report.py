@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.table import Table as RichTable
 
 from memberwise.errors import DataError
-from memberwise.metrics import Interval
+from memberwise.metrics import Interval, reliability_curve
 from memberwise.report import text
 from memberwise.report.evaluation import (
     METRICS,
@@ -179,8 +180,21 @@ class Report:
             "overall": plain_cut(self.evaluation.overall, tables=False),
             "segments": [plain_cut(cut) for cut in self.evaluation.segments],
             "slices": [plain_cut(cut) for cut in self.evaluation.slices],
+            "reliability": self.reliability(),
             "context": json.loads(json.dumps(_finite(asdict(self.context)), default=str)),
         }
+
+    def reliability(self) -> dict[str, dict[str, list[float]]]:
+        """Predicted and observed rates of the first model in 15 bins, by task (those that have rows)."""
+        p = self.predictions
+        found = {}
+        for t, task in enumerate(p.tasks):
+            labels, weights = p.column(t)
+            if not np.isnan(labels).all():
+                scores = p.scores[p.models[0]][:, t]
+                curve = reliability_curve(labels, scores, weights, clusters=p.members)
+                found[task] = {k: np.asarray(v, float).tolist() for k, v in asdict(curve).items()}
+        return _finite(found)
 
     def to_json(self, path: str | Path) -> Path:
         """Write `to_dict` as JSON.

@@ -6,14 +6,15 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Query, Request, Response
 from fastapi.responses import HTMLResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from memberwise import __version__
 from memberwise.project import Project
+from memberwise.serving import people
 from memberwise.serving.forgotten import Forgotten
 from memberwise.serving.guard import Guard
 from memberwise.serving.intake import Intake
@@ -67,7 +68,7 @@ class Server:
 
     def rank(self, ask: RankRequest) -> bytes:
         """Answer in the scoring thread."""
-        served = self._served()
+        served = self.served()
         started = time.perf_counter()
         if ask.member in self.forgotten:
             ask.member = NOBODY
@@ -88,10 +89,15 @@ class Server:
             for task, value in zip(served.tasks, self.drift.values, strict=True):
                 self.measures.drift.labels(task).set(value)
 
-    def _served(self) -> Served:
+    def served(self) -> Served:
+        """The version in service."""
         if self.keeper.served is None:
             raise Refused(503, Problem("no version is loaded yet"), retry_after=1)
         return self.keeper.served
+
+    def history(self, member: str) -> list[dict[str, Any]]:
+        """A member's past, in the scoring thread."""
+        return people.history(self.served(), NOBODY if member in self.forgotten else member)
 
     async def store(self, events: list[dict[str, Any]]) -> int:
         """Check and write events."""
@@ -260,8 +266,20 @@ def _routes(app: FastAPI, server: Server) -> None:
         server.gauges()
         return Response(generate_latest(server.measures.whole), media_type=CONTENT_TYPE_LATEST)
 
+    @app.get("/members/{member}/history", summary="A member's past as the ranker sees it now")
+    async def history(member: str) -> Response:
+        return _json(await server.lane.run(lambda: server.history(member)))
+
+    @app.get("/items", summary="Names of items")
+    async def items(id: Annotated[list[str], Query(max_length=1000)] = []) -> Response:  # noqa: B006
+        return _json(await server.lane.run(lambda: people.names(server.served(), id)))
+
+    @app.get("/reliability", summary="Predicted and observed rates, as last evaluated")
+    async def reliability() -> Response:
+        return _json(await asyncio.to_thread(people.reliability, server.project.output / "report.json"))
+
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
-    async def people() -> HTMLResponse:
+    async def home() -> HTMLResponse:
         return HTMLResponse(page(server.project.config.name))
 
 

@@ -111,7 +111,7 @@ def export(core: DenseCore, inputs: Sequence[torch.Tensor], path: Path) -> None:
     """Write a core as ONNX; any number of candidates fits."""
     n = torch.export.Dim("n", min=1, max=1_000_000)
     shapes = [{0: n} if len(i) > 1 else {} for i in inputs[:6]]
-    rest = (tuple({} for _ in inputs[6:]),) if len(inputs) > 6 else ()
+    rest: tuple[Any, ...] = (tuple({} for _ in inputs[6:]),) if len(inputs) > 6 else ()
     dynamic = (*shapes, *rest)
     names = [f"in{k}" for k in range(len(inputs))]
     with warnings.catch_warnings():
@@ -125,13 +125,15 @@ def export(core: DenseCore, inputs: Sequence[torch.Tensor], path: Path) -> None:
 
 def quantise(source: Path, target: Path) -> None:
     """Dynamic int8 of all matrix products: weights by output channel, inputs by their range in each call."""
+    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    # Products of two activations (attention, pooling) stay as they are.
-    constant = {"MatMulConstBOnly": True}
-    quantize_dynamic(
-        source, target, per_channel=True, weight_type=QuantType.QInt8, extra_options=constant
-    )
+    graph = onnx.load(source).graph
+    matrices = {i.name for i in graph.initializer if len(i.dims) == 2}
+    products = [n for n in graph.node if n.op_type == "MatMul"]
+    # Products of two activations (attention, pooling) and stacks of small matrices stay as they are.
+    left = [n.name for n in products if n.input[1] not in matrices]
+    quantize_dynamic(source, target, per_channel=True, weight_type=QuantType.QInt8, nodes_to_exclude=left)
 
 
 def identity(rec: Recommender) -> str:
