@@ -460,6 +460,80 @@ def offpolicy(
 
 
 @app.command()
+def serve(
+    project: ProjectPath,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8600,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Processes that share the port.")] = 1,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(help="File with the token that clients must send; default: MEMBERWISE_TOKEN, or none."),
+    ] = None,
+    clock: Annotated[str, typer.Option(help="wall, or log: just after the last event seen.")] = "wall",
+    engine: Annotated[str, typer.Option(help="auto, float32, int8 or torch.")] = "auto",
+    tables: Annotated[str, typer.Option(help="Embedding tables in memory: float32 or int8.")] = "float32",
+    max_candidates: Annotated[int, typer.Option(min=1, help="Candidates of one request.")] = 10_000,
+    timeout: Annotated[float, typer.Option(min=0.01, help="Seconds that a request may wait.")] = 1.0,
+) -> None:
+    """Serve the current version over HTTP, and swap to a newer one without losing a request.
+
+    POST /rank orders candidates, POST /events stores what happened, / is a page for people and /docs
+    describes the rest. Events are seen by the next version that `memberwise follow` publishes.
+    """
+    from memberwise.project import Project
+    from memberwise.serving.run import serve as run
+    from memberwise.serving.settings import settings
+
+    run(
+        Project.load(project),
+        settings(
+            host=host,
+            port=port,
+            workers=workers,
+            clock=clock,
+            engine=engine,
+            tables=tables,
+            max_candidates=max_candidates,
+            timeout=timeout,
+        ).with_token(token_file),
+    )
+
+
+@app.command()
+def follow(
+    project: ProjectPath,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            help="Directory of events, or redis://HOST/DB?stream=NAME; default: the server's inbox."
+        ),
+    ] = None,
+    pause: Annotated[float, typer.Option(min=0.05, help="Seconds between looks when nothing is new.")] = 1.0,
+    settle: Annotated[float, typer.Option(min=0, help="Seconds that an event waits for late ones.")] = 2.0,
+    limit: Annotated[int, typer.Option(min=1, help="Events of one version.")] = 100_000,
+    once: Annotated[bool, typer.Option(help="Take what is there, publish, and stop.")] = False,
+) -> None:
+    """Let new versions see new events as they come, each event once.
+
+    Kill it when you like: where it stands is a part of the version that it publishes.
+    """
+    from memberwise.project import Project
+    from memberwise.serving import logs
+    from memberwise.serving.follow import Follower, source_of
+
+    loaded = Project.load(project)
+    follower = Follower(loaded, source_of(loaded, source), limit=limit, settle=settle)
+    if not once:
+        logs.to_json()
+        follower.run(pause)
+        return
+    while (done := follower.step()).version is not None:
+        out.print(f"{done.counted:,} events -> [bold]{done.version}[/]")
+    for reason, count in done.left_out.items():
+        out.print(f"[yellow]{count:,} events left out[/]: {reason}")
+
+
+@app.command()
 def compress(
     project: ProjectPath,
     report: Annotated[

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from memberwise import bundle
 from memberwise.data.events import ROW, TIME, EventChecker, Rejects
 from memberwise.data.pending import NEVER
 from memberwise.errors import BundleError, ConfigError, MemberwiseError
+from memberwise.fresh.update import KEY as UPDATE
+from memberwise.fresh.update import next_version
 from memberwise.project import Project
 from memberwise.recommender import Recommender
 from memberwise.serving.intake import table
@@ -31,8 +33,9 @@ from memberwise.serving.journal import INBOX
 from memberwise.serving.sources import Directory, Event, EventSource, Position
 
 log = logging.getLogger("memberwise.serving")
-Update = Callable[[Recommender, pl.DataFrame], Recommender | None]
-"""From a version and new events, in time order, to the next version; None where the policy declines."""
+Update = Callable[[Recommender, pl.DataFrame], tuple[Recommender, Mapping[str, Any]] | None]
+"""From a version and new events, in time order, to the next version and what its manifest is to say of the
+update; None where the policy declines."""
 KEY = "follow"
 """Where the position stands in a manifest."""
 
@@ -45,6 +48,12 @@ class Step:
     left_out: Counter[str] = field(default_factory=Counter)
     held: int = 0
     version: str | None = None
+
+
+def by_policy(rec: Recommender, events: pl.DataFrame) -> tuple[Recommender, Mapping[str, Any]]:
+    """The update policy and the gate of the project (`memberwise.fresh`)."""
+    newer, outcome = next_version(rec, events)
+    return newer, {UPDATE: outcome.to_dict()}
 
 
 class Follower:
@@ -70,13 +79,15 @@ class Follower:
         self,
         project: Project,
         source: EventSource,
-        update: Update = lambda rec, events: rec.update(events),
+        update: Update = by_policy,
         limit: int = 100_000,
         settle: float = 2.0,
         clock: Callable[[], int] = lambda: time.time_ns() // 1000,
     ) -> None:
         self.project, self.source, self.update = project, source, update
         self.limit, self.settle, self.clock = limit, settle, clock
+        self.patience = 60.0
+        """Seconds to wait for another update that is at work."""
         self.rejects = project.output / "rejects.follow.jsonl"
         self._checker = EventChecker(project.config)
         self._rec: Recommender | None = None
@@ -90,6 +101,10 @@ class Follower:
         MemberwiseError
             If there is no version, or the update fails; the position has not moved then.
         """
+        with bundle.writer(self.project.bundles, self.patience):
+            return self._step()
+
+    def _step(self) -> Step:
         rec = self._current()
         state = self._state(rec)
         piece = self.source.read(state.get("at", {}), self.limit)
@@ -102,11 +117,12 @@ class Follower:
         state = {"at": piece.position, "held": held}
         done.counted, done.held, done.left_out = len(events), len(held), Counter(r for r, _ in rejected)
         if len(events):
-            newer = self.update(rec, events)
-            if newer is None:
+            made = self.update(rec, events)
+            if made is None:
                 return Step(held=len(waiting))
+            newer, about = made
             self._write(rejected)
-            done.version = newer.save(self.project.bundles, info={KEY: state}).name
+            done.version = newer.save(self.project.bundles, info={**about, KEY: state}).name
             self._rec = newer
             self.source.settled(piece.position)
         else:
