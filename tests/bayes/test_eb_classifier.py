@@ -73,6 +73,20 @@ def test_z_values_have_the_tail_of_their_t():
     assert to_z(np.array([1e6]), np.array([1e4]))[0] == 8.0
 
 
+def test_the_guard_raises_tiny_standard_errors_and_can_be_turned_off():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((20, 100))
+    X[:, 0] *= 1e-6
+    positive = np.arange(20) < 8
+    published, guarded = compare(X, positive, guard=0.0), compare(X, positive)
+    assert published.scale[0] < 1e-6 < 0.1 < guarded.scale[0]
+    np.testing.assert_array_equal(guarded.scale[1:][guarded.scale[1:] > guarded.scale[0]],
+                                  published.scale[1:][guarded.scale[1:] > guarded.scale[0]])  # fmt: skip
+    assert abs(guarded.z[0]) < 1e-3
+    with pytest.raises(ConfigError, match="guard"):
+        EmpiricalBayesClassifier(guard=1.0).fit(X, positive)
+
+
 def test_null_z_values_are_standard_normal():
     X, y = groups(n1=6, n2=9, p=20_000, signals=0)
     two = compare(X, y == 1)

@@ -6,6 +6,8 @@ import numpy as np
 import polars as pl
 import pytest
 import scipy.sparse
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
@@ -59,6 +61,32 @@ def test_the_batched_solve_equals_one_regression_per_entity():
         np.testing.assert_allclose(
             found.precision.dense(), loop.posterior_.precision.dense(), rtol=2e-6, atol=1e-5
         )
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.integers(1, 9), st.sampled_from([1, 2, 7, 40, 1100]), st.sampled_from([0.1, 1.0, 30.0]),
+    st.sampled_from([0.0, 3.0, 200.0]), st.integers(0, 10**6),
+)  # fmt: skip
+def test_entities_of_any_shape_and_scale_equal_the_general_solver(d, n, scale, shift, seed):
+    """Steep logits, far offsets, heavy and absent weights, odd and even sizes, several blocks of rows."""
+    rng = np.random.default_rng(seed)
+    Z, y = scale * rng.standard_normal((n, d)), rng.integers(0, 2, n)
+    offset, weights = shift * rng.standard_normal(n), rng.integers(0, 5, n) + (np.arange(n) == 0)
+    effect = RandomEffect(name="e", intercept=False, learn_variance=False, variance=0.5)
+    model = MixedEffectsLogisticRegression([effect], fit_intercept=False, tol=1e-12)
+    model.partial_fit(
+        np.zeros((n, 1)), y, classes=[0, 1], sample_weight=weights, groups={"e": np.zeros(n, int)},
+        designs={"e": Z}, offset=offset, frozen=["fixed"],
+    )  # fmt: skip
+    general = BayesianLogisticRegression(prior_precision=2.0, fit_intercept=False, tol=1e-13)
+    general.partial_fit(Z, y, classes=[0, 1], sample_weight=weights, offset=offset)
+    found, expected = model.coefficients("e", "0"), general.posterior_
+    assert model.n_failed_ == 0
+    np.testing.assert_allclose(found.mean, expected.mean, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        found.variances(), expected.variances(), rtol=1e-4, atol=1e-6 * expected.variances().max()
+    )
 
 
 def test_the_joint_mode_is_found_by_the_sweeps():
@@ -169,6 +197,7 @@ def test_variance_components_agree_with_gpboost():
     assert ours.prior_variances("g")["(intercept)"] == pytest.approx(theirs, rel=0.10)
 
 
+@pytest.mark.filterwarnings("ignore:scipy.optimize:DeprecationWarning")  # lambda-learner's, not ours
 def test_one_entity_equals_lambda_learner():
     pytest.importorskip("linkedin.learner")
     from linkedin.learner.ds.indexed_dataset import IndexedDataset

@@ -30,7 +30,8 @@ from memberwise.bayes.sparse_means import SparseMeans
 from memberwise.bayes.two_sample import GUARD, TwoSample, compare, empirical_null
 from memberwise.errors import ConfigError
 
-_FAMILIES = ("shrinkage", "centroids", "selected", "independent")
+_FAMILIES = ("shrinkage", "centroids", "independent", "selected")
+_CANDIDATES = _FAMILIES[:3]
 _MARGIN = 2.0
 _SIZES = (5, 10, 20, 50, 100, 200, 500, 1000, 2000)
 
@@ -45,8 +46,9 @@ class EmpiricalBayesClassifier(ClassifierMixin, BaseEstimator):
     z are the normalised differences of the two groups' means (Welch); G is learnt from all features by
     `SparseMeans`. With ``covariance="independent"`` the weights are :math:`\hat\delta_j / S_j`, the
     published rule, which is optimal for independent features. Real measurements are correlated; the
-    other rules put the estimate into a discriminant that knows covariance, and "auto" chooses among all
-    by cross-validation. More than two classes are taken one against the rest.
+    other rules put the estimate into a discriminant that knows covariance, and "auto" chooses by
+    cross-validation among all but "selected", whose error there is flattered: it picks both features and
+    their number by the labels. More than two classes are taken one against the rest.
 
     Parameters
     ----------
@@ -203,7 +205,7 @@ class EmpiricalBayesClassifier(ClassifierMixin, BaseEstimator):
     def _fit_one(self, X: FloatArray, positive: BoolArray) -> tuple[FloatArray, float, str, Estimate]:
         """Return weights, constant, family and estimate of one binary rule."""
         estimate = self._estimate(X, positive)
-        names = _FAMILIES if self.covariance == "auto" else (self.covariance,)
+        names = _CANDIDATES if self.covariance == "auto" else (self.covariance,)
         name, row = names[0], 0
         if self.covariance not in ("independent", "shrinkage"):
             name, row = self._select(X, positive, names)
