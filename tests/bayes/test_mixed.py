@@ -413,6 +413,33 @@ class TestBadInput:
             model.coefficients("m", "2").variances()[0] < 1e-3 < model.coefficients("m", "0").variances()[0]
         )
 
+    def test_entities_without_any_feature_are_known_and_say_nothing(self):
+        Z = scipy.sparse.csr_array(np.array([[0.0, 0.0], [0.0, 0.0], [1.0, 0.0], [0.0, 2.0]]))
+        effect = RandomEffect(name="m", intercept=False, learn_variance=False)
+        model = MixedEffectsLogisticRegression([effect])
+        given = {"groups": {"m": ["a", "a", "b", "c"]}, "designs": {"m": Z}}
+        model.partial_fit(np.zeros((4, 1)), [0, 1, 1, 0], **given)
+        assert model.coefficients("m", "a").names == ()
+        assert model.coefficients("m", "b").mean > 0 > model.coefficients("m", "c").mean
+        mean, variance = model.linear_predictor(np.zeros((4, 1)), **given)
+        assert np.isfinite(mean).all()
+        assert variance[0] == variance[1] < min(variance[2:])
+
+    def test_constant_and_duplicate_columns_of_an_effect_share_it(self):
+        rng = np.random.default_rng(0)
+        ids, x = rng.integers(0, 20, 2000), rng.standard_normal(2000)
+        y = (rng.random(2000) < 1 / (1 + np.exp(-x))).astype(int)
+        effect = RandomEffect(name="m", learn_variance=False)
+        model = MixedEffectsLogisticRegression([effect])
+        model.partial_fit(
+            np.zeros((2000, 1)), y, groups={"m": ids}, frozen=["fixed"],
+            designs={"m": np.column_stack([x, x, np.zeros(2000)])},
+        )  # fmt: skip
+        found = model.coefficients("m", "3")
+        assert found.mean[1] == pytest.approx(found.mean[2], rel=1e-5)
+        assert found.mean[3] == 0.0
+        assert found.variances()[3] == pytest.approx(1.0)
+
     def test_huge_offsets_leave_entities_finite(self):
         X, y, groups, designs = stream(n=300, members=5, items=3)
         offset = np.where(np.arange(300) % 2, 1e6, -1e6)

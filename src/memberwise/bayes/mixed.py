@@ -57,7 +57,8 @@ covariance
     sweep_tol : float
         Stop when a sweep moves the logits by less than this (root mean square).
     tol : float
-        Relative tolerance of each entity's solve, before one last step, which squares the error.
+        Decrease of an entity's objective, in nats, that may be left before one last Newton step: 1e-4 is
+        a hundredth of a posterior standard deviation, and that step squares it.
     max_iter : int
         Most Newton steps per solve.
     n_threads : int

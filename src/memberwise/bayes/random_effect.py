@@ -231,7 +231,7 @@ class EffectState:
         step : int or None
             When given, the posteriors are written to the store as of this step.
         tol, max_iter
-            Relative tolerance on the objective, largest number of Newton steps.
+            Decrease in nats that may be left before the last step, largest number of Newton steps.
 
         Returns
         -------
