@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from memberwise import bundle
 from memberwise.demo import run
 
 
@@ -23,3 +24,6 @@ def test_the_demo_beats_ids_alone_on_real_data(tmp_path: Path) -> None:
     assert json.loads((output / "metrics.json").read_text()) == metrics
     assert "<html" in (output / "report.html").read_text()
     assert (output / "bundles" / "current" / "manifest.json").is_file()
+    assert bundle.current(output / "bundles") == "000002"
+    arms = {total["arm"]: total for total in metrics["freshness"]["arms"]}
+    assert arms["everything"]["log_loss"] < arms["stale"]["log_loss"]

@@ -14,20 +14,34 @@ from rich.console import Console
 from rich.table import Table
 
 from memberwise.data.datasets import movietweetings
+from memberwise.fresh import say
+from memberwise.fresh.study import study
+from memberwise.fresh.update import update
 from memberwise.project import Project
 from memberwise.ranking.progress import ProgressBar
 from memberwise.recommender import Recommender
 from memberwise.recommender.evaluating import OURS, versions
 from memberwise.report import Report
 
+LATER = 0.01
+"""Share of the log, its end, that comes after the fit."""
+
 
 def demo_project(output: Path) -> Project:
-    """The bundled project, with its results in `output`."""
+    """The bundled project over all but the end of the log, with its results in `output`."""
     values: dict[str, Any] = yaml.safe_load(resources.files("memberwise").joinpath("demo.yaml").read_text())
     files = movietweetings().files
-    values["events"]["path"] = str(files["ratings"])
     values["entities"]["item"]["path"] = str(files["movies"])
     output = output.resolve()
+    output.mkdir(parents=True, exist_ok=True)
+    # What is not in the log of the project comes later, as new events: new.parquet.
+    ratings = pl.read_parquet(files["ratings"]).sort("timestamp", maintain_order=True)
+    cut = ratings["timestamp"][round(len(ratings) * (1 - LATER))]
+    parts = {"ratings": pl.col("timestamp") < cut, "new": pl.col("timestamp") >= cut}
+    for name, which in parts.items():
+        if not (output / f"{name}.parquet").is_file():
+            ratings.filter(which).write_parquet(output / f"{name}.parquet")
+    values["events"]["path"] = str(output / "ratings.parquet")
     values["name"], values["output"] = output.name, str(output.parent)
     return Project.from_dict(values, output.parent)
 
@@ -37,7 +51,7 @@ def run(output: Path, out: Console) -> dict[str, Any]:
     started, cpu = time.monotonic(), time.process_time()
     project = demo_project(output)
     out.print(
-        "[bold]1. Fit[/]: will this member like this film? 100,000 ratings, first 80 % train, next 10 % valid"
+        "[bold]1. Fit[/]: will this member like this film? 99,000 ratings, first 80 % train, next 10 % valid"
     )
     with ProgressBar() as bar:
         rec = Recommender.fit(project, watchers=[bar], progress=bar.stage)
@@ -51,11 +65,19 @@ def run(output: Path, out: Console) -> dict[str, Any]:
     report.write(project.output / "report.html")
     report.to_json(project.output / "report.json")
     metrics = _metrics(report, fitted, time.process_time() - cpu)
-    (project.output / "metrics.json").write_text(json.dumps(metrics, indent=1))
     out.print("[bold]3. Rank[/] with the saved version")
     _rank(Recommender.load(project.bundles), project, out)
+    out.print("[bold]4. Stay fresh[/]: the next thousand ratings make a new version")
+    say.update(update(project, str(output / "new.parquet")), out)
+    out.print("   and what refreshing was worth over the last 20 %, in ten slices:")
+    freshness = study(project, slices=10, retrain=False)
+    freshness.write(project.output / "freshness.html")
+    say.replay(freshness, out)
+    metrics["freshness"] = {"answer": freshness.answer(), "arms": freshness.totals()}
+    (project.output / "metrics.json").write_text(json.dumps(metrics, indent=1))
     out.print(
-        f"\nReport: [bold]{project.output / 'report.html'}[/]  ({time.monotonic() - started:.0f} s in all)\n"
+        f"\nReports: [bold]{project.output}[/]: report.html, freshness.html  "
+        f"({time.monotonic() - started:.0f} s in all)\n"
         f"Serve it: [bold]memberwise serve {output} --clock log[/]\n"
         "Your own log: [bold]memberwise init your_events.parquet[/]"
     )
