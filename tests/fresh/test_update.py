@@ -25,6 +25,7 @@ from memberwise.fresh.gate import GateError
 from memberwise.fresh.update import next_version, update
 from memberwise.project import FreshConfig, Project
 from memberwise.recommender import Recommender
+from memberwise.recommender.parts.effects import EffectsPart
 
 Copy = Callable[..., Project]
 Batches = list[pl.DataFrame]
@@ -158,6 +159,22 @@ def test_a_worse_version_is_refused_unless_forced(
     forced = update(project, batches[0], force=True)
     assert forced.why
     assert served(project) == "000002"
+
+
+def test_a_version_that_predicts_no_numbers_is_refused_even_when_forced(
+    copy: Copy, batches: Batches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = copy()
+
+    class Broken(EffectsPart):
+        def adjust(self, arrays: Any, logits: np.ndarray) -> np.ndarray:
+            return logits * np.nan
+
+    monkeypatch.setattr(EffectsPart, "update", lambda self, *_: Broken(self.effects))
+    with pytest.raises(GateError, match="not numbers"):
+        update(project, batches[0], force=True)
+    monkeypatch.undo()
+    assert served(project) == "000001"
 
 
 def test_files_that_grow_too_much_are_refused(copy: Copy, batches: Batches) -> None:

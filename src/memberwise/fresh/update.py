@@ -21,7 +21,7 @@ from memberwise.data.files import Source
 from memberwise.data.frame import Frame
 from memberwise.data.prepare import check_new_events
 from memberwise.errors import BundleError, DataError
-from memberwise.fresh.gate import Quality, quality, reasons, refuse, size_reason
+from memberwise.fresh.gate import GateError, Quality, quality, reasons, refuse, size_reason
 from memberwise.fresh.policy import Plan, decide
 from memberwise.project import FreshConfig, Project
 from memberwise.ranking.predict import sigmoid
@@ -32,6 +32,8 @@ from memberwise.recommender.scoring import adjusted, ranker_logits
 
 KEY = "update"
 """Where a manifest says what the update was."""
+_TRIED = 500
+"""Rows that a new version must be able to predict before it is published."""
 
 
 @dataclass
@@ -173,6 +175,7 @@ def next_version(
     if not force:
         refuse(outcome.why)
     newer = rec.learn(observed, train=outcome.plan.train)
+    _check_numbers(newer.score({k: np.array(a[-_TRIED:]) for k, a in increment.arrays.items()}))
     clock.lap(outcome, "learn")
     return newer, outcome
 
@@ -203,9 +206,19 @@ def _check(
     late = {k: np.array(a[cut:]) for k, a in increment.arrays.items()}
     read, logits = ranker_logits(ranker, parts, late)
     after = sigmoid(adjusted(parts, read, logits))
+    _check_numbers(after)
     old, new = _by_task(rec, labels[cut:], before[cut:]), _by_task(rec, labels[cut:], after)
     outcome.checked = {task: (old[task], new[task]) for task in old}
     return reasons(config, rec.project.config.task_names, labels[cut:], before[cut:], after)
+
+
+def _check_numbers(probabilities: npt.NDArray[np.float32]) -> None:
+    """Refuse, forced or not, a version that cannot predict the rows that it has just learned."""
+    if not np.isfinite(probabilities).all():
+        raise GateError(
+            "the new version was not published: some of its predictions are not numbers",
+            fix="look for extreme values in the new events",
+        )
 
 
 def _by_task(
