@@ -19,7 +19,16 @@ import _child
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / ".cache" / "venv-bench-bandits"
-PACKAGES = ("mabwiser==2.7.4", "torch", "pandas", "scikit-learn", "PyYAML", "tqdm", "numpy")
+PACKAGES = (
+    "mabwiser==2.7.4",
+    "torch",
+    "pandas",
+    "scikit-learn",
+    "PyYAML",
+    "tqdm",
+    "numpy",
+    "mypy_extensions",
+)
 WITHOUT_DEPENDENCIES = ("obp==0.4.1",)
 CONSTRAINTS = ROOT / "constraints.txt"
 
