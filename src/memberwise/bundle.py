@@ -177,6 +177,47 @@ def _linked(old: Path, new: Path) -> bool:
     return old.is_file() and os.path.samefile(old, new)
 
 
+def rewrite(path: Path, write: Callable[[Path], None]) -> None:
+    """Replace the files of a version that is not in service; it keeps its number, parent and date.
+
+    Nothing is shared with what stood there before. A crash leaves the version as it was, as it is to be, or,
+    between the two renames, not at all.
+
+    Parameters
+    ----------
+    path : Path
+        The version.
+    write
+        Writes its new files into the directory it is given.
+    """
+    before = read_manifest(path)
+    partial = path.parent / f".partial-{uuid.uuid4().hex}"
+    partial.mkdir()
+    try:
+        write(partial)
+        files = {}
+        for file in sorted(p for p in partial.rglob("*") if p.is_file()):
+            files[file.relative_to(partial).as_posix()] = {
+                "sha256": _sha256(file), "bytes": file.stat().st_size,
+            }  # fmt: skip
+            _sync(file)
+        manifest = {
+            "format": FORMAT, "created": before.created, "parent": before.parent, "files": files,
+            "info": dict(before.info),
+        }  # fmt: skip
+        (partial / MANIFEST).write_text(json.dumps(manifest, indent=1))
+        _sync(partial / MANIFEST)
+        for folder in (*(p for p in partial.rglob("*") if p.is_dir()), partial):
+            _sync(folder)
+        old = path.parent / f".partial-{uuid.uuid4().hex}"
+        path.rename(old)
+        partial.rename(path)
+        _sync(path.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
 def _link(old: Path, new: Path, sha256: str) -> bool:
     """Replace a file by a hard link to an equal one, if that is still intact and can be linked."""
     spare = new.with_name(new.name + ".link")

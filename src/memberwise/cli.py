@@ -569,6 +569,43 @@ def compress(
     out.print(f"Written: [bold]{target}[/]")
 
 
+@app.command()
+def forget(
+    project: ProjectPath,
+    member: Annotated[
+        list[str] | None,
+        typer.Option(help="Id of a member to forget (repeat); none to complete what was begun."),
+    ] = None,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for an update at work.")] = 60.0,
+) -> None:
+    """Remove members from everything that the project keeps, for good.
+
+    Their aggregates, histories, effects, vectors, rows and their own embeddings leave every saved version;
+    prepared rows and checkpoints are deleted; events that came through the server are overwritten. From then
+    on their events are left out wherever a log is read: a new fit or a replay does not bring them back, and
+    a version that still knows them is not rolled back to.
+
+    Weights that were learned from all members together stay until the next full fit. Your own files are
+    yours: the list at the end names those that still hold their rows. Members whom the server was asked to
+    forget (DELETE /members/ID) are completed by the same command, without --member.
+    """
+    from memberwise.project import Project
+    from memberwise.recommender.removal import remove
+
+    with out.status("Rewriting versions"):
+        done = remove(Project.load(project), member or [], wait=wait)
+    if done.published is not None:
+        out.print(f"Current version: [bold]{done.published}[/]; {len(done.rewritten)} earlier ones rewritten")
+    for name in done.removed:
+        out.print(f"[yellow]Version {_literal(name)} could not be read, and was removed[/]")
+    for name, what in done.files.items():
+        out.print(f"- {_literal(name)}: {what}")
+    out.print("Traces that remain, inseparable from all others:")
+    for trace in done.traces:
+        out.print(f"- {trace}")
+    out.print("Yours to clean: " + ", ".join(_literal(str(p)) for p in done.outside))
+
+
 bundles = typer.Typer(help="List the saved versions of a project, or go back to one.", no_args_is_help=True)
 app.add_typer(bundles, name="bundles")
 
@@ -606,14 +643,17 @@ def bundles_rollback(
     """Make an earlier version the current one. Nothing is deleted."""
     from memberwise import bundle
     from memberwise.project import Project
+    from memberwise.recommender.removal import refuse_forgotten
 
-    directory = Project.load(project).bundles
+    loaded = Project.load(project)
+    directory = loaded.bundles
     if version is None:
         version = bundle.read_manifest(bundle.resolve(directory)).parent
         if version is None:
             raise ConfigError("the current version has no parent", where=str(directory), fix="name a version")
     if version in {path.name for path in bundle.versions(directory)}:
         bundle.verify(directory / version)
+        refuse_forgotten(loaded, directory / version)
     bundle.point(directory, version)
     out.print(f"Current version: [bold]{version}[/]")
 

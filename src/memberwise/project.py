@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol, Self, get_args, get_origin
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from memberwise.data import tombstones
 from memberwise.errors import ConfigError
 from memberwise.graph.section import GraphConfig
 from memberwise.meta.config import MetaConfig
@@ -111,6 +112,7 @@ class Project:
 
     def __init__(self, config: ProjectConfig, base: Path) -> None:
         self.config, self.base = config, base
+        config.leave_out(tombstones.read(self.output).tolist())
 
     def __repr__(self) -> str:
         return f"Project({self.config.name!r}, tasks={list(self.config.task_names)}, base={str(self.base)!r})"

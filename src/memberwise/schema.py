@@ -10,10 +10,19 @@ in the table of an entity (``item.genres``).
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PrivateAttr,
+    model_validator,
+)
 
 MICROSECOND = 1
 SECOND = 1_000_000
@@ -310,6 +319,16 @@ class Schema(Model):
     negatives: Negatives | None = None
     split: Split = Split()
     seed: int = Field(0, ge=0)
+    _forgotten: frozenset[int] = PrivateAttr(frozenset())
+
+    @property
+    def forgotten(self) -> frozenset[int]:
+        """Hashed ids of members whose events are left out wherever they are read."""
+        return self._forgotten
+
+    def leave_out(self, members: Iterable[int]) -> None:
+        """Leave the events of these members out from now on; settings stay as they are."""
+        self._forgotten = frozenset(int(m) for m in members)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -18,8 +18,10 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+import numpy as np
 import polars as pl
 
+from memberwise.data.hashing import hash_values
 from memberwise.data.times import parse_time
 from memberwise.errors import ConfigError, DataError
 from memberwise.schema import Categorical, History, Schema, Task, feature_columns
@@ -122,6 +124,7 @@ class EventChecker:
         self.ids = {name: e.id for name, e in schema.entities.items()}
         self.kept = self._kept_columns()
         self._tried = False
+        self._gone = np.array(sorted(schema.forgotten), np.uint64)
         made = [TIME, ROW, DRAWN, *(where_column(n) for n in self._flags)]
         made += [f(t) for t in self._tasks for f in (label_column, weight_column)]
         if taken := sorted(set(made) & set(self.kept)):
@@ -207,6 +210,16 @@ class EventChecker:
         extra = pl.DataFrame({k: v.alias(k) for k, v in derived.items()})
         reason = extra.select(pl.coalesce(*reasons).alias("reason"))["reason"]
         good = reason.is_null()
+        if len(self._gone):
+            # Neither kept nor rejected: rejected rows stay on disk as they came.
+            there = pl.Series(~np.isin(hash_values(_id_text(raw[self.ids["member"]])), self._gone))
+            raw, extra, reason, good = (
+                raw.filter(there),
+                extra.filter(there),
+                reason.filter(there),
+                good.filter(there),
+            )
+            derived[ROW] = extra[ROW]
         if not bool(good.all()):
             bad_rows = raw.select(pl.all().cast(pl.String, strict=False)) if _flat(raw) else _as_text(raw)
             bad_rows = bad_rows.with_columns(source_row=derived[ROW], reason=reason).filter(~good)
