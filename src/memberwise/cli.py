@@ -155,6 +155,7 @@ def fit(
     The log is prepared once and found again as long as neither the schema nor the files change. Stop it as
     you like, even with kill -9: --resume goes on from the last checkpoint and ends with the same numbers.
     """
+    from memberwise.fresh.reference import fit_info
     from memberwise.project import Project
     from memberwise.ranking.progress import ProgressBar, TensorBoard
     from memberwise.recommender import Recommender
@@ -168,7 +169,7 @@ def fit(
             watchers.append(TensorBoard(loaded.output / "run" / "tensorboard"))
         rec = Recommender.fit(loaded, resume=resume, watchers=watchers, progress=bar.stage)
     _say_rows(rec.summary)
-    path = rec.save()
+    path = rec.save(info=fit_info(rec))
     best = min((r for r in rec.log if r["split"] == "valid" and r["best"]), key=lambda r: -r["step"])
     out.print(f"Best on valid: log-loss {best['log_loss']:.4f}, AUC {best['auc']:.4f} at step {best['step']}")
     out.print(

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from memberwise.data.datasets import movietweetings
 from memberwise.fresh import say
+from memberwise.fresh.reference import fit_info
 from memberwise.fresh.study import study
 from memberwise.fresh.update import update
 from memberwise.project import Project
@@ -56,7 +57,7 @@ def run(output: Path, out: Console) -> dict[str, Any]:
     with ProgressBar() as bar:
         rec = Recommender.fit(project, watchers=[bar], progress=bar.stage)
     fitted = time.process_time() - cpu
-    path = rec.save()
+    path = rec.save(info=fit_info(rec))
     (project.output / "project.yaml").write_text(yaml.safe_dump(project.to_dict(), sort_keys=False))
     out.print(f"   {fitted:.0f} CPU-seconds; published {path}")
     out.print("[bold]2. Evaluate[/] on the last 10 %, against simple models on the same rows")

@@ -22,6 +22,7 @@ from memberwise.cli import app
 from memberwise.errors import BundleError, DataError
 from memberwise.fresh import update as module
 from memberwise.fresh.gate import GateError
+from memberwise.fresh.reference import fit_info
 from memberwise.fresh.update import next_version, update
 from memberwise.project import FreshConfig, Project
 from memberwise.recommender import Recommender
@@ -56,6 +57,31 @@ def test_an_update_says_what_it_did(copy: Copy, batches: Batches) -> None:
     assert manifest.parent == "000002"
     assert manifest.info["update"]["rows"] == len(batches[1])
     assert manifest.info["update"]["before"]["y"]["log_loss"] == pytest.approx(two.before["y"].log_loss)
+
+
+def test_drift_is_measured_against_the_fit(copy: Copy, batches: Batches) -> None:
+    project = copy()
+    rec = Recommender.load(project.bundles)
+    rec.save(project.bundles, info=fit_info(rec))
+    calm = update(project, batches[0])
+    assert calm.drift is not None
+    assert not calm.drift.advises_retraining
+    moved = batches[1].with_columns(y=1)
+    stirred = update(project, moved, force=True)
+    assert stirred.drift is not None
+    gone = {(c.measure, c.name) for c in stirred.drift.of("drifted")}
+    assert {("label rate", "y"), ("calibration", "y")} <= gone
+    assert stirred.plan is not None
+    assert any("Train again" in advice for advice in stirred.plan.advice)
+    profiles = [bundle.read_manifest(v).info.get("profile") for v in bundle.versions(project.bundles)]
+    assert profiles[0] is None
+    assert profiles[1] == profiles[2] == profiles[3]
+
+
+def test_without_a_profile_the_first_update_makes_it(copy: Copy, batches: Batches) -> None:
+    project = copy()
+    assert update(project, batches[0]).drift is None
+    assert update(project, batches[1]).drift is not None
 
 
 def test_before_is_what_the_version_in_service_said(copy: Copy, batches: Batches) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from memberwise.fresh.drift import Drift
 from memberwise.fresh.gate import Quality
 from memberwise.project import FreshConfig
 from memberwise.recommender import Recommender
@@ -37,7 +38,9 @@ class Plan:
     advice: tuple[str, ...]
 
 
-def decide(rec: Recommender, before: dict[str, Quality], config: FreshConfig) -> Plan:
+def decide(
+    rec: Recommender, before: dict[str, Quality], config: FreshConfig, drift: Drift | None = None
+) -> Plan:
     """Choose the refresh.
 
     Parameters
@@ -48,6 +51,8 @@ def decide(rec: Recommender, before: dict[str, Quality], config: FreshConfig) ->
         How it predicted the new rows, by task.
     config
         When a fit is advised.
+    drift
+        Of the new rows against the fit.
     """
     loss, error = _loss(before)
     reference = reference_log_loss(rec)
@@ -62,6 +67,8 @@ def decide(rec: Recommender, before: dict[str, Quality], config: FreshConfig) ->
             f"log-loss on the new events is {100 * worse:.0f} % above that of valid at the fit: "
             "fit again on a log that includes them"
         )
+    if drift is not None and drift.advises_retraining:
+        advice.append(drift.sentence())
     if isinstance(part, IncrementalPart) and len(part.memory.applied) >= config.increments:
         advice.append(
             f"the ranker has learned {len(part.memory.applied)} increments since its cold start, "

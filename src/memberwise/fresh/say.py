@@ -22,6 +22,8 @@ def update(outcome: Outcome, out: Console) -> None:
         out.print(f"Learned: {', '.join(outcome.plan.learns)}", highlight=False)
     if outcome.before:
         out.print(_quality(outcome))
+    if outcome.drift is not None:
+        out.print(f"Drift since the fit: {outcome.drift.sentence()}", highlight=False)
     spent = ", ".join(f"{step} {seconds:.2f}" for step, seconds in outcome.seconds.items())
     out.print(f"CPU-seconds: {spent}", highlight=False)
     for reason in outcome.why:

@@ -21,8 +21,10 @@ from memberwise.data.files import Source
 from memberwise.data.frame import Frame
 from memberwise.data.prepare import check_new_events
 from memberwise.errors import BundleError, DataError
+from memberwise.fresh.drift import Drift
 from memberwise.fresh.gate import GateError, Quality, quality, reasons, refuse, size_reason
 from memberwise.fresh.policy import Plan, decide
+from memberwise.fresh.reference import PROFILE, drift
 from memberwise.project import FreshConfig, Project
 from memberwise.ranking.predict import sigmoid
 from memberwise.recommender import Recommender
@@ -52,6 +54,8 @@ class Outcome:
         CPU-seconds of each step.
     plan
         What learned, and what is advised.
+    drift
+        What has changed since the fit; None where nothing is known of it.
     why
         Reasons of the gate; not empty only where it was forced.
     version
@@ -67,6 +71,8 @@ class Outcome:
     checked: dict[str, tuple[Quality, Quality]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     plan: Plan | None = None
+    drift: Drift | None = None
+    profile: dict[str, Any] = field(default_factory=dict)
     why: list[str] = field(default_factory=list)
     key: str = ""
     version: Path | None = None
@@ -82,6 +88,9 @@ class Outcome:
             "checked": {
                 t: {"before": a.to_dict(), "after": b.to_dict()} for t, (a, b) in self.checked.items()
             },
+            "drift": [] if self.drift is None else [
+                r for r in self.drift.to_records() if r["verdict"] != "stable"
+            ],
             "seconds": {k: round(v, 3) for k, v in self.seconds.items()},
         }  # fmt: skip
 
@@ -168,7 +177,8 @@ def next_version(
     labels = np.asarray(increment.arrays["labels"])
     before = sigmoid(adjusted(rec.parts, increment.arrays, increment.logits))
     outcome.before = _by_task(rec, labels, before)
-    plan = decide(rec, outcome.before, limits)
+    outcome.drift, outcome.profile = drift(rec, _info(rec), increment.arrays, before)
+    plan = decide(rec, outcome.before, limits, outcome.drift)
     outcome.plan = plan if train is None else Plan(train, plan.learns, plan.advice)
     outcome.why = _check(rec, observed, labels, before, outcome, limits)
     clock.lap(outcome, "check")
@@ -178,6 +188,13 @@ def next_version(
     _check_numbers(newer.score({k: np.array(a[-_TRIED:]) for k, a in increment.arrays.items()}))
     clock.lap(outcome, "learn")
     return newer, outcome
+
+
+def _info(rec: Recommender) -> Mapping[str, Any]:
+    """What the manifest of a version says, if it stands on disk."""
+    folder = None if rec.stored is None else rec.stored.folder
+    there = folder is not None and (folder / bundle.MANIFEST).is_file()
+    return bundle.read_manifest(folder).info if folder is not None and there else {}
 
 
 def _check(
@@ -255,7 +272,9 @@ def _publish(project: Project, rec: Recommender, newer: Recommender, outcome: Ou
             refuse(outcome.why)
 
     try:
-        outcome.version = newer.save(directory, info={KEY: outcome.to_dict()}, accept=accept)
+        outcome.version = newer.save(
+            directory, info={KEY: outcome.to_dict(), PROFILE: outcome.profile}, accept=accept
+        )
     except OSError as error:
         raise BundleError(
             f"the new version cannot be written: {error.strerror or error}",
