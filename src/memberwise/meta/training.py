@@ -27,6 +27,8 @@ from memberwise.meta.rows import Rows, entity_features, segment
 from memberwise.nn.checkpoint import load_tensors, save_tensors
 
 REPORT_STEPS = 20
+STRETCHES = (0.5, 2.0, 4.0, 8.0)
+"""Factors of the step sizes that are tried on valid at the end."""
 
 
 class Watcher(Protocol):
@@ -142,6 +144,7 @@ class MetaTrainer:
             self._epoch()
         self._save()
         self._restore(load_tensors(self._best)[0])
+        self._stretch()
         return self.at
 
     def _epoch(self) -> None:
@@ -206,17 +209,41 @@ class MetaTrainer:
         }
         if self.at.best is None:
             # The block says nothing yet: this is the ranker alone, which step sizes of zero leave as it is.
-            better, weights = True, self._weights()
+            weights = self._weights()
             self.at.best = values["log_loss_unadapted"]
             weights["meta.log_rates"] = torch.full_like(inner.log_rates, -torch.inf)
             save_tensors(self._best, weights, {"step": 0, **values})
-        elif better := values["log_loss"] < self.at.best:
+        if better := values["log_loss"] < self.at.best:
             self.at.best, self.at.since_best = values["log_loss"], 0
             save_tensors(self._best, self._weights(), {"step": self.at.step, **values})
-        else:
+        elif self.at.step:
             self.at.since_best += 1
         self._record(split="valid", best=better, **values)
         self.at.finished = self.at.since_best >= self.config.patience
+
+    def _stretch(self) -> None:
+        """Multiply the step sizes by the factor that is best on valid.
+
+        Supports of train are rows that the ranker has learned: their gradients are smaller than those of new
+        rows and less alike, so that the steps that suit them are not those that suit serving.
+        """
+        inner, best, factor, auc = self.learner.inner, self.at.best, 1.0, float("nan")
+        start = inner.log_rates.detach().clone()
+        if best is None or not bool(torch.isfinite(start).all()):
+            return
+        for tried in STRETCHES:
+            with torch.no_grad():
+                inner.log_rates.copy_(start + float(np.log(tried)))
+            z = generate(inner, self.learner.world, self.rows, self.valid)
+            found = score(self.learner, self.rows, self.valid, z)
+            loss = _mean(metrics.log_loss, *found)
+            if loss < best:
+                best, factor, auc = loss, tried, _mean(metrics.auc, *found)
+        with torch.no_grad():
+            inner.log_rates.copy_(start + float(np.log(factor)))
+        self.at.best = best
+        if factor != 1.0:
+            self._record(split="valid", best=True, log_loss=best, auc=auc, stretch=factor)
 
     def _record(self, **values: Any) -> None:
         self.at.cpu_seconds = time.process_time() - self._started
