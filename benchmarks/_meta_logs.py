@@ -18,7 +18,7 @@ import polars as pl
 from _harness import ROOT
 from memberwise.data import datasets
 from memberwise.data.pipeline import key_column
-from memberwise.data.vocabulary import UNSEEN
+from memberwise.data.vocabulary import FIRST, UNSEEN
 from memberwise.meta.config import MetaTask
 from memberwise.project import Project
 from memberwise.recommender.fitting import prepared_rows
@@ -27,7 +27,7 @@ from memberwise.recommender.parts.meta_rows import EntityColumns
 
 CACHE = ROOT / ".cache" / "meta_quality"
 FEATURE, DIM = "meta(member)", 16
-MEMBER = {"encoding": "hash", "buckets": 1 << 18, "kind": "categorical"}
+MEMBER = {"kind": "categorical", "min_count": 1}
 RANKER = {
     "embedding_dim": 8,
     "blocks": [{"type": "cross", "layers": 2, "rank": 32}, {"type": "mlp", "hidden": [64, 32]}],
@@ -119,6 +119,12 @@ def load(name: str, quick: bool) -> Log:
     arrays[FEATURE] = np.zeros((len(packed), DIM), np.float32)
     columns = entity_columns(pipeline, MetaTask(by="member", dim=DIM))
     rows = {n: v.rows for n, v in pipeline.vocabularies.items()}
+    # Every member gets a row, those too that train has not seen: refreshed ids learn them when they come.
+    who = next(f for f in pipeline.layout.ids if f.name == "who")
+    members, place = np.unique(arrays["member"], return_inverse=True)
+    arrays["ids"] = arrays["ids"].copy()
+    arrays["ids"][:, who.start] = FIRST + place
+    rows[who.table] = FIRST + len(members)
     return Log(name, project, arrays, packed.splits, rows, columns, pipeline.layout, delay)
 
 
