@@ -45,7 +45,7 @@ class Budget:
     """How long things train."""
 
     epochs: int = 8
-    meta_epochs: int = 4
+    meta_epochs: int = 2
     tasks: int = 8_192
 
 

@@ -240,8 +240,8 @@ def _completejourney(quick: bool) -> dict[str, Any]:
     path = CACHE / f"completejourney{'-quick' if quick else ''}.parquet"
     if not path.exists():
         events = pl.read_parquet(datasets.completejourney("popularity").files["impressions"])
-        # A quarter of the households, whole: the claims are about members, and five seeds take long.
-        wanted = pl.col("household_id").cast(pl.Int64) % (40 if quick else 4) == 0
+        # An eighth of the households, whole: the claims are about members, and five seeds take long.
+        wanted = pl.col("household_id").cast(pl.Int64) % (40 if quick else 8) == 0
         events.filter(wanted).write_parquet(path)
     return {
         "events": {"path": str(path), "time": "timestamp", "request": "basket_id"},

@@ -21,6 +21,8 @@ def test_the_demo_beats_ids_alone_on_real_data(tmp_path: Path) -> None:
     assert ours["auc"]["value"] > 0.768
     assert ours["log_loss"]["value"] < 0.58
     assert metrics["differences"]["logistic on ids"]["liked"]["auc"]["low"] > 0
+    # Adapted embeddings do not harm, whatever they add.
+    assert metrics["differences"]["memberwise, without meta embeddings"]["liked"]["auc"]["high"] > 0
     assert json.loads((output / "metrics.json").read_text()) == metrics
     assert "<html" in (output / "report.html").read_text()
     assert (output / "bundles" / "current" / "manifest.json").is_file()

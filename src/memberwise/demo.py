@@ -21,7 +21,7 @@ from memberwise.fresh.update import update
 from memberwise.project import Project
 from memberwise.ranking.progress import ProgressBar
 from memberwise.recommender import Recommender
-from memberwise.recommender.evaluating import OURS, versions
+from memberwise.recommender.evaluating import OURS, UNADAPTED, versions
 from memberwise.report import Report
 
 LATER = 0.01
@@ -63,6 +63,7 @@ def run(output: Path, out: Console) -> dict[str, Any]:
     out.print("[bold]2. Evaluate[/] on the last 10 %, against simple models on the same rows")
     report = rec.evaluate(baselines=True)
     out.print(report.table())
+    out.print(_personal(report))
     report.write(project.output / "report.html")
     report.to_json(project.output / "report.json")
     metrics = _metrics(report, fitted, time.process_time() - cpu)
@@ -93,6 +94,19 @@ def _metrics(report: Report, fit_seconds: float, seconds: float) -> dict[str, An
         "seconds": {OURS: round(fit_seconds, 1), "all": round(seconds, 1)},
         "versions": versions(),
     }
+
+
+def _personal(report: Report) -> Table:
+    """What the embedding of each member adds, by the number of ratings that it was adapted to."""
+    task = report.predictions.tasks[0]
+    table = Table("rows", "AUC", "AUC added", "log-loss added", title="What meta embeddings add")
+    for cut in (report.evaluation.overall, *report.evaluation.segments):
+        if cut is report.evaluation.overall or cut.name.startswith("meta("):
+            added = cut.differences[UNADAPTED][task]
+            cells = [cut.values[OURS][task]["auc"], added["auc"], added["log_loss"]]
+            name = "all" if cut is report.evaluation.overall else cut.name
+            table.add_row(f"{name} ({cut.rows:,})", f"{cells[0].value:.4f}", *(f"{i}" for i in cells[1:]))
+    return table
 
 
 def _rank(rec: Recommender, project: Project, out: Console) -> None:
