@@ -55,6 +55,10 @@ class Cell:
     note: dict[str, Any]
 
 
+class NotKeptError(LookupError):
+    """A cell is not there, and none may be computed."""
+
+
 class Case:
     """One log at one freshness, and the cells on it.
 
@@ -66,10 +70,14 @@ class Case:
         Keeps rows and cells.
     sample
         Share of the log's rows, for smoke runs.
+    kept
+        Take only cells that are there.
     """
 
-    def __init__(self, log: str, delay: str, folder: Path, sample: float = 1.0) -> None:
-        self.log, self.delay, self.folder, self.sample = log, delay, folder, sample
+    def __init__(
+        self, log: str, delay: str, folder: Path, sample: float = 1.0, *, kept: bool = False
+    ) -> None:
+        self.log, self.delay, self.folder, self.sample, self.kept = log, delay, folder, sample, kept
 
     @cached_property
     def _made(self) -> tuple[Project, Prepared]:
@@ -160,6 +168,8 @@ class Case:
         path = self.folder / "cells" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.npz"
         if path.is_file():
             return _read(path)
+        if self.kept:
+            raise NotKeptError(kind)
         cell = fit()
         path.parent.mkdir(parents=True, exist_ok=True)
         half = path.with_suffix(".part.npz")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from _quality_cells import Case, Cell
+from _quality_cells import Case, Cell, NotKeptError
 
 TRIALS = 8
 """Settings tried for each peer, judged by log-loss on valid; the ranker runs on its defaults."""
@@ -56,10 +57,24 @@ PEERS = {
 def peer(case: Case, searched_on: Case, name: str, seeds: int) -> list[Cell]:
     """Cells of a peer, one a seed, under the best of its settings on another case (the same log, daily)."""
     if name not in SEARCHES:
-        return [case.baseline(name)]
-    setting = best_setting(searched_on, name)
+        return of_seeds(lambda seed: case.baseline(name), 1)
+    try:
+        setting = best_setting(searched_on, name)
+    except NotKeptError:
+        return []
     # Without row sampling or random initial weights, Vowpal Wabbit gives the same for every seed.
-    return [case.peer(name, setting, seed) for seed in range(1 if name == "vw" else seeds)]
+    return of_seeds(lambda seed: case.peer(name, setting, seed), 1 if name == "vw" else seeds)
+
+
+def of_seeds(cell: Callable[[int], Cell], seeds: int) -> list[Cell]:
+    """Cells of the first seeds; where only kept ones may be taken, up to the first that is missing."""
+    found = []
+    for seed in range(seeds):
+        try:
+            found.append(cell(seed))
+        except NotKeptError:
+            break
+    return found
 
 
 def best_setting(case: Case, name: str) -> dict[str, Any]:
@@ -87,4 +102,4 @@ class Variant:
 
     def cells(self, case: Case, seeds: int) -> list[Cell]:
         """One a seed."""
-        return [case.ours(self.ranker, self.training, self.history, seed) for seed in range(seeds)]
+        return of_seeds(lambda seed: case.ours(self.ranker, self.training, self.history, seed), seeds)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
@@ -98,43 +97,53 @@ def _targets() -> list[Target]:
 
 
 class Table:
-    """The rows of one case: every model's cells, resampled once under the same draws."""
+    """The rows of one case: every model's cells, resampled under the same draws."""
 
     def __init__(self, case: Case, cells: dict[str, list[Cell]]) -> None:
-        self.case, self.cells = case, cells
+        self.case, self.cells = case, {name: found for name, found in cells.items() if found}
+        self._resamples: dict[tuple[str, int], dict[str, Resamples]] = {}
 
-    @cached_property
-    def resamples(self) -> dict[str, dict[str, Resamples]]:
-        labels = self.case.column("test", "labels")
-        members = np.unique(self.case.column("test", "member"), return_inverse=True)[1]
-        requests = None
-        if "request" in self.case.prepared.packed.arrays:
-            requests = np.unique(self.case.column("test", "request"), return_inverse=True)[1]
-        names = [*METRICS, *(LISTS if requests is not None else ())]
-        return {
-            model: metrics.resample(
-                labels,
-                np.stack([cell.test for cell in cells]),
-                members,
-                metrics=names,
+    @property
+    def metrics(self) -> list[str]:
+        """Those that these rows have."""
+        return [*METRICS, *(LISTS if "request" in self.case.prepared.packed.arrays else ())]
+
+    def resamples(self, model: str, seeds: int | None = None) -> dict[str, Resamples]:
+        """Every metric of a model on every draw, of its first seeds or of all."""
+        seeds = min(seeds or len(self.cells[model]), len(self.cells[model]))
+        if (model, seeds) not in self._resamples:
+            requests = None
+            if "request" in self.case.prepared.packed.arrays:
+                requests = np.unique(self.case.column("test", "request"), return_inverse=True)[1]
+            self._resamples[model, seeds] = metrics.resample(
+                self.case.column("test", "labels"),
+                np.stack([cell.test for cell in self.cells[model][:seeds]]),
+                np.unique(self.case.column("test", "member"), return_inverse=True)[1],
+                metrics=self.metrics,
                 requests=requests,
                 draws=DRAWS,
             )
-            for model, cells in self.cells.items()
-        }
+        return self._resamples[model, seeds]
 
     def gain(self, model: str, other: str, metric: str) -> Interval:
-        """How much better a model is than another; above zero is better, whatever the metric."""
-        sign, mine, theirs = HIGHER[metric], self.resamples[model][metric], self.resamples[other][metric]
-        difference = mine - theirs
+        """How much better a model is than another; above zero is better, whatever the metric.
+
+        Seeds are paired; where one has fewer, its first ones meet those of the other (one meets all).
+        """
+        counts = {len(self.cells[name]) for name in (model, other)} - {1}
+        seeds = min(counts, default=1)
+        mine, theirs = (self.resamples(name, seeds)[metric] for name in (model, other))
+        sign, difference = HIGHER[metric], mine - theirs
         return Resamples(sign * difference.value, sign * difference.draws).interval()
 
     def show(self, report: Report, reference: str) -> None:
         """Metrics of every model, and the gain of the reference over it."""
-        names = list(next(iter(self.resamples.values())))
+        if not self.cells:
+            return
+        names = self.metrics
         rows: list[Sequence[object]] = []
         for model, cells in self.cells.items():
-            values = [f"{self.resamples[model][m].value:.4f}" for m in names]
+            values = [f"{self.resamples(model)[m].value:.4f}" for m in names]
             gains = ["", ""]
             if model != reference and reference in self.cells:
                 gains = [_gain(self.gain(reference, model, m)) for m in HIGHER]
@@ -158,15 +167,19 @@ class Plan:
         Keeps rows and cells.
     sample, seeds, seeds_of_blocks
         Of the run; smaller for a smoke run.
+    kept
+        Compute nothing.
     """
 
-    def __init__(self, folder: Path, sample: float, seeds: int, seeds_of_blocks: int) -> None:
-        self.folder, self.sample = folder, sample
+    def __init__(
+        self, folder: Path, sample: float, seeds: int, seeds_of_blocks: int, *, kept: bool = False
+    ) -> None:
+        self.folder, self.sample, self.kept = folder, sample, kept
         self.seeds, self.seeds_of_blocks = seeds, seeds_of_blocks
 
     def case(self, log: str, delay: str) -> Case:
         """One log at one freshness."""
-        return Case(log, delay, self.folder, self.sample)
+        return Case(log, delay, self.folder, self.sample, kept=self.kept)
 
     def against_peers(self, log: str, delay: str, peers: Sequence[str] = tuple(PEERS)) -> Table:
         """The ranker and the peers."""
@@ -184,7 +197,9 @@ class Plan:
 def judge(report: Report, table: Table) -> None:
     """Put the numbers of the claims of one table into the report."""
     log, delay = table.case.log, table.case.delay
-    gains = {name: [table.gain(OURS, name, m) for m in HIGHER] for name in PEERS if name in table.cells}
+    if not {OURS, *PEERS} <= table.cells.keys():
+        return  # a claim needs all of its rows
+    gains = {name: [table.gain(OURS, name, m) for m in HIGHER] for name in PEERS}
     beaten = [gain for name in BEATEN for gain in gains[name]]
     measures = report.measures
     if delay == "daily":
@@ -195,7 +210,7 @@ def judge(report: Report, table: Table) -> None:
         measures[f"{log} frozen: least gain over the peers"] = min(g.value for g in beaten)
         least = min(g.high for many in gains.values() for g in many)
         measures[f"{log} frozen: least upper end of a gain"] = least
-    scores = table.resamples[OURS]
+    scores = table.resamples(OURS)
     measures[f"{log} {delay}: AUC"] = scores["auc"].value
     measures[f"{log} {delay}: log-loss"] = scores["log_loss"].value
 
@@ -211,35 +226,43 @@ def judge_calibration(report: Report, case: Case, cell: Cell) -> None:
 
 
 def main() -> None:
-    """Run what is missing, print all tables."""
+    """Run what is missing, in the order in which it matters, and print every table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a smoke run; its numbers mean nothing")
-    quick = parser.parse_args().quick
-    folder = ROOT / ".cache" / "ranker-quality"
-    plan = Plan(folder / "quick", 0.05, 1, 1) if quick else Plan(folder, 1.0, SEEDS, SEEDS_OF_BLOCKS)
+    parser.add_argument(
+        "--kept", action="store_true", help="compute nothing: print what earlier runs have kept"
+    )
+    asked = parser.parse_args()
+    folder, kept = ROOT / ".cache" / "ranker-quality", asked.kept
+    plan = Plan(folder, 1.0, SEEDS, SEEDS_OF_BLOCKS, kept=kept)
+    if asked.quick:
+        plan = Plan(folder / "quick", 0.05, 1, 1, kept=kept)
     report = Report("ranker_quality", _targets())
     for package in ("memberwise", "torch", "scikit-learn"):
         report.versions[package] = version(package)
-    logs = (FILMS,) if quick else (FILMS, GROCERIES)
-    for log in logs:
-        table = plan.against_peers(log, "daily")
-        table.show(report, OURS)
-        judge(report, table)
-        for cells in table.cells.values():
-            report.versions |= dict([cells[0].note["version"].split()] if "version" in cells[0].note else [])
-    for log in logs:
-        table = plan.against_peers(log, "frozen")
-        table.show(report, OURS)
-        judge(report, table)
-    judge_calibration(
-        report, plan.case(logs[-1], "daily"), FULL[OURS].cells(plan.case(logs[-1], "daily"), 1)[0]
-    )
+    logs = (FILMS,) if asked.quick else (FILMS, GROCERIES)
+    for delay in ("daily", "frozen"):
+        for log in logs:
+            compare(report, plan.against_peers(log, delay))
+    last = plan.case(logs[-1], "daily")
+    for cell in FULL[OURS].cells(last, 1):
+        judge_calibration(report, last, cell)
     for log in logs:
         plan.blocks(log).show(report, "MLP")
-    if not quick:
+    if not asked.quick:
         few = ("logistic on counts", "lightgbm")
         plan.against_peers(f"{GROCERIES}-popularity", "daily", few).show(report, OURS)
     report.finish()
+
+
+def compare(report: Report, table: Table) -> None:
+    """Show one table, judge its claims, note the versions of its peers."""
+    table.show(report, OURS)
+    judge(report, table)
+    for cells in table.cells.values():
+        if "version" in cells[0].note:
+            package, number = cells[0].note["version"].split()
+            report.versions[package] = number
 
 
 if __name__ == "__main__":
