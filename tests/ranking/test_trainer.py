@@ -203,6 +203,25 @@ def test_the_schedule_warms_up_and_falls() -> None:
     assert rate(99, 100, 0.1, "constant") == 1.0
 
 
+def test_tables_stand_still_after_their_epochs(trainer: Callable[..., Trainer]) -> None:
+    tables: list[torch.Tensor] = []
+    dense: list[torch.Tensor] = []
+
+    class Snapshot(StopAfter):
+        def progress(self, step: int, steps: int, rows: int) -> None:
+            tables.append(next(iter(t.ranker.embeddings.values())).weight.clone())  # type: ignore[operator]
+            dense.append(t.ranker.head_weight.detach().clone())
+
+    config = SMALL.model_copy(update={"epochs": 3, "embedding_epochs": 1, "schedule": "constant"})
+    t = trainer(config, watchers=(Snapshot(0),))
+    t.fit()
+    each = t.train_rows.batches
+    assert len(tables) == 3 * each
+    assert not torch.equal(tables[each - 2], tables[each - 1])
+    assert all(torch.equal(tables[each - 1], later) for later in tables[each:])
+    assert not torch.equal(dense[each - 1], dense[-1])
+
+
 def test_an_unknown_device_is_a_setting_to_mend(trainer: Callable[..., Trainer]) -> None:
     with pytest.raises(ConfigError, match="not a device"):
         trainer(SMALL.model_copy(update={"device": "abacus"}))
