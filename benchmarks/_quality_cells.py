@@ -12,8 +12,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -53,6 +53,15 @@ class Cell:
     valid: np.ndarray
     test: np.ndarray
     note: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class PeerFit:
+    """A setting of a peer, a seed, and the latest rows of train that it sees (all without)."""
+
+    setting: Mapping[str, Any]
+    seed: int = 0
+    latest_rows: int | None = None
 
 
 class NotKeptError(LookupError):
@@ -143,41 +152,49 @@ class Case:
         data = self._hash_of_ids if name == "logistic on ids" else self._hash_of_rows
         return self._kept(name, {}, 0, data, fit)
 
-    def peer(self, name: str, setting: Mapping[str, Any], seed: int, latest_rows: int | None = None) -> Cell:
-        """A peer under a setting; with `latest_rows`, trained on the end of train only."""
-
-        def fit() -> Cell:
+    def peer(self, name: str, fits: Sequence[PeerFit]) -> list[Cell]:
+        """Fits of one peer; what is missing is fitted by one process, which pays its imports once."""
+        settings = [{"setting": dict(fit.setting), "latest_rows": fit.latest_rows} for fit in fits]
+        paths = [
+            self._path(name, setting, fit.seed, self._hash_of_rows)
+            for setting, fit in zip(settings, fits, strict=True)
+        ]
+        missing = [k for k, path in enumerate(paths) if not path.is_file()]
+        if missing and self.kept:
+            raise NotKeptError(name)
+        if missing:
+            about = {"log": self.log, "delay": self.delay, "kind": name}
+            jobs = [asdict(fits[k]) | {"output": str(paths[k]), "about": about} for k in missing]
             with TemporaryDirectory() as work:
-                job, output = Path(work) / "job.json", Path(work) / "scores.npz"
-                content = {"peer": name, "folder": str(self._exported()), "setting": dict(setting)}
-                content |= {"seed": seed, "latest_rows": latest_rows, "output": str(output)}
-                job.write_text(json.dumps(content))
-                command = [str(peers_python()), str(BENCHMARKS / "peers" / "quality.py"), str(job)]
+                file = Path(work) / "jobs.json"
+                file.write_text(json.dumps({"peer": name, "folder": str(self._exported()), "jobs": jobs}))
+                command = [str(peers_python()), str(BENCHMARKS / "peers" / "quality.py"), str(file)]
                 subprocess.run(command, check=True, stdout=sys.stderr, env={**os.environ, **ONE_THREAD})
-                return _read(output)
-
-        settings = {"setting": dict(setting), "latest_rows": latest_rows}
-        return self._kept(name, settings, seed, self._hash_of_rows, fit)
+        return [_read(path) for path in paths]
 
     # -- how --------------------------------------------------------------------------------------
 
     def _kept(
         self, kind: str, settings: Mapping[str, Any], seed: int, data: str, fit: Callable[[], Cell]
     ) -> Cell:
-        key = json.dumps([kind, settings, seed, data], sort_keys=True)
-        path = self.folder / "cells" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.npz"
+        path = self._path(kind, settings, seed, data)
         if path.is_file():
             return _read(path)
         if self.kept:
             raise NotKeptError(kind)
         cell = fit()
-        path.parent.mkdir(parents=True, exist_ok=True)
         half = path.with_suffix(".part.npz")
         note = cell.note | {"log": self.log, "delay": self.delay, "kind": kind, "seed": seed}
         np.savez(half, valid=cell.valid, test=cell.test, note=np.array(json.dumps(note)))
         half.replace(path)
         print(f"{self.log} {self.delay} {kind} seed {seed}: {note['seconds']:.0f} s", file=sys.stderr)
         return cell
+
+    def _path(self, kind: str, settings: Mapping[str, Any], seed: int, data: str) -> Path:
+        key = json.dumps([kind, settings, seed, data], sort_keys=True)
+        cells = self.folder / "cells"
+        cells.mkdir(parents=True, exist_ok=True)
+        return cells / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.npz"
 
     def _train(self, project: Project, history: str) -> Cell:
         torch.set_num_threads(1)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from _quality_cells import Case, Cell, NotKeptError
+from _quality_cells import Case, Cell, NotKeptError, PeerFit
 
 TRIALS = 8
 """Settings tried for each peer, judged by log-loss on valid; the ranker runs on its defaults."""
@@ -62,8 +62,11 @@ def peer(case: Case, searched_on: Case, name: str, seeds: int) -> list[Cell]:
         setting = best_setting(searched_on, name)
     except NotKeptError:
         return []
-    # Without row sampling or random initial weights, Vowpal Wabbit gives the same for every seed.
-    return of_seeds(lambda seed: case.peer(name, setting, seed), 1 if name == "vw" else seeds)
+    # Vowpal Wabbit gives the same for every seed here: no row sampling, no random initial weights.
+    fits = [PeerFit(setting, seed) for seed in range(1 if name == "vw" else seeds)]
+    if not case.kept:
+        return case.peer(name, fits)
+    return of_seeds(lambda seed: case.peer(name, [fits[seed]])[0], len(fits))
 
 
 def of_seeds(cell: Callable[[int], Cell], seeds: int) -> list[Cell]:
@@ -83,7 +86,8 @@ def best_setting(case: Case, name: str) -> dict[str, Any]:
     latest = SEARCH_ROWS if rows > SEARCH_ROWS else None
     trials = SEARCHES[name][:TRIALS]
     labels = case.column("valid", "labels")
-    losses = [_log_loss(labels, case.peer(name, setting, 0, latest).valid) for setting in trials]
+    cells = case.peer(name, [PeerFit(setting, latest_rows=latest) for setting in trials])
+    losses = [_log_loss(labels, cell.valid) for cell in cells]
     return trials[int(np.argmin(losses))]
 
 

@@ -1,7 +1,7 @@
-"""Fits one peer on arrays from files and writes its probabilities: ``python quality.py JOB.json``.
+"""Fits one peer on arrays from files and writes its probabilities: ``python quality.py JOBS.json``.
 
-A job names the peer, the folder of the arrays, a setting, the seed and the file to write. With
-``latest_rows`` it trains on the latest rows of train only: that is a step of a search.
+The file names the peer, the folder of the arrays, and jobs: a setting, a seed, the file to write. A job with
+``latest_rows`` trains on the latest rows of train only: that is a step of a search.
 """
 
 from __future__ import annotations
@@ -28,27 +28,37 @@ FITS = {
 NOT_ROWS = frozenset({"fields", "sizes"})
 
 
-def load(folder: Path, latest_rows: int | None) -> dict[str, Arrays]:
-    """Arrays of every part; of train, the latest rows."""
+def load(folder: Path) -> dict[str, Arrays]:
+    """Arrays of every part."""
     data: dict[str, Arrays] = {}
     for part in PARTS:
         with np.load(folder / f"{part}.npz") as stored:
             data[part] = {name: stored[name] for name in stored.files}
-    if latest_rows:
-        data["train"] = {k: a if k in NOT_ROWS else a[-latest_rows:] for k, a in data["train"].items()}
     return data
 
 
-def run(job: dict[str, Any]) -> None:
-    """Fit and write ``valid``, ``test`` and a note: CPU seconds, version."""
-    data = load(Path(job["folder"]), job.get("latest_rows"))
-    module, package = FITS[job["peer"]]
+def latest(rows: Arrays, count: int | None) -> Arrays:
+    """The latest rows, or all."""
+    return {k: a if k in NOT_ROWS or not count else a[-count:] for k, a in rows.items()}
+
+
+def run(jobs: dict[str, Any]) -> None:
+    """Fit every job and write ``valid``, ``test`` and a note: CPU seconds, version."""
+    data = load(Path(jobs["folder"]))
+    module, package = FITS[jobs["peer"]]
     fit = import_module(module).fit
-    started = time.process_time()
-    scores = fit(data, job["setting"], job["seed"])
-    note = {"seconds": time.process_time() - started, "version": f"{package} {version(package)}"}
-    arrays = {part: np.asarray(scores[part], np.float32) for part in ("valid", "test")}
-    np.savez(job["output"], note=np.array(json.dumps(note)), **arrays)
+    for job in jobs["jobs"]:
+        started = time.process_time()
+        train = latest(data["train"], job["latest_rows"])
+        scores = fit(data | {"train": train}, job["setting"], job["seed"])
+        seconds = time.process_time() - started
+        note = job["about"] | {"seconds": seconds, "version": f"{package} {version(package)}"}
+        arrays = {part: np.asarray(scores[part], np.float32) for part in ("valid", "test")}
+        path = Path(job["output"])
+        half = path.with_suffix(".part.npz")
+        np.savez(half, note=np.array(json.dumps(note)), **arrays)
+        half.replace(path)
+        print(f"{note['log']} {note['delay']} {jobs['peer']} seed {job['seed']}: {seconds:.0f} s", flush=True)
 
 
 if __name__ == "__main__":
