@@ -50,13 +50,13 @@ def _learned(logits: np.ndarray, labels: np.ndarray, others: np.ndarray) -> np.n
     """Train the layer alone, as the last layer of a network whose other weights stand still."""
     layer = IsotonicCalibration(1, lower=-20.0, upper=12.0)
     optimiser = torch.optim.Adam(layer.parameters(), RATE)
-    x, y = torch.from_numpy(logits).float(), torch.from_numpy(labels).float()
+    x, y = torch.tensor(logits, dtype=torch.float32), torch.tensor(labels, dtype=torch.float32)
     for _ in range(STEPS):
         optimiser.zero_grad()
         (binary_cross_entropy_with_logits(layer(x), y) + layer.auxiliary_loss).backward()
         optimiser.step()
     with torch.no_grad():
-        return np.asarray(layer(torch.from_numpy(others).float()).numpy(), np.float64)
+        return np.asarray(layer(torch.tensor(others, dtype=torch.float32)).numpy(), np.float64)
 
 
 def _logit(p: np.ndarray) -> np.ndarray:
