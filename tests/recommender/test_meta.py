@@ -21,6 +21,7 @@ from memberwise.meta.rows import entity_features, segment
 from memberwise.project import Project
 from memberwise.ranking.predict import predict_logits
 from memberwise.recommender import Recommender
+from memberwise.recommender.forgetting import forget
 from memberwise.recommender.parts.meta import MetaPart
 from memberwise.recommender.parts.meta_blocks import Block
 from memberwise.recommender.parts.meta_rows import RankerBlock, RankerRows
@@ -282,3 +283,20 @@ def test_the_command_refreshes_and_leaves_all_weights(rec: Recommender, late: pl
     found = meta(newer).blocks[0].timeline.latest()
     np.testing.assert_array_equal(found.keys, block.keys)
     np.testing.assert_allclose(found.vectors, block.vectors, rtol=1e-4, atol=1e-5)
+
+
+def test_the_version_after_forgetting_needs_no_update(rec: Recommender, late: pl.DataFrame, tmp_path: Path):
+    key = np.uint64(hash_text("m3"))
+    less = forget(rec, np.array([key]))
+    assert not meta(less).refused
+    assert meta(less).setting.ranker is less.ranker
+    others = late.filter(pl.col("m") != "m3")
+    loaded = Recommender.load(less.save(tmp_path / "bundles"))
+    arrays = _arrays(loaded, others)
+    assert arrays["meta(member)"].any()
+    np.testing.assert_array_equal(loaded.score(arrays), less.score(arrays))
+    block = meta(loaded).blocks[0].timeline
+    assert not (block.keys == key).any()
+    np.testing.assert_array_equal(
+        block.vectors, meta(rec).blocks[0].timeline.without(np.array([key])).vectors
+    )

@@ -16,7 +16,7 @@ from memberwise.nn.embedding import FusedEmbedding
 from memberwise.ranking.fisher import Fisher
 from memberwise.ranking.ranker import Ranker
 from memberwise.recommender.core import Recommender
-from memberwise.recommender.parts import Part
+from memberwise.recommender.parts import Part, Setting
 from memberwise.recommender.parts.incremental import IncrementalPart
 from memberwise.recommender.seen import Seen
 
@@ -47,12 +47,14 @@ def forget(rec: Recommender, members: U64, events: pl.DataFrame | None = None) -
         parts[name] = _without_rows(part.forget(members), rec.ranker, rows)
         for feature, vectors in parts[name].vectors().items():
             pipeline.attach(feature, vectors)
+    ranker = _ranker_without(rec.ranker, rows)
+    parts = {n: p.within(Setting(rec.project, pipeline, ranker)) for n, p in parts.items()}
     arrays = rec.seen.to_arrays()
     kept = ~np.isin(np.asarray(arrays["member.ids"], np.uint64), members)
     seen = Seen({**arrays, **{k: arrays[k][kept] for k in ("member.ids", "member.rows")}})
     newer = Recommender(
         rec.project,
-        _ranker_without(rec.ranker, rows),
+        ranker,
         pipeline,
         seen,
         rec.negatives,

@@ -185,6 +185,10 @@ class Part(ABC):
     def forget(self, members: U64) -> Self:
         """Without anything that is known of these members (hashed ids)."""
 
+    def within(self, setting: Setting) -> Self:
+        """The same part in a version whose ranker or features have changed without an update."""
+        return self
+
     @abstractmethod
     def write(self, folder: Path) -> None:
         """Write all that `read` needs; vectors that `vectors` returns are saved with the pipeline."""

@@ -22,6 +22,7 @@ from memberwise.meta.config import MetaConfig, task_name
 from memberwise.meta.generate import fingerprint
 from memberwise.meta.supports import Supports
 from memberwise.nn.checkpoint import load_tensors, save_tensors
+from memberwise.nn.embedding import FusedEmbedding
 from memberwise.ranking.ranker import Ranker
 from memberwise.recommender.parts.base import Arrays, Fitting, Increment, Logits, Part, Setting
 from memberwise.recommender.parts.meta_blocks import (
@@ -206,6 +207,10 @@ class MetaPart(Part):
             blocks.append(with_embeddings(b, self.config, rows, first=end, version=self.version, only=lost))
         return type(self)(self.config, self.setting, blocks, supports, self.version, self.log)
 
+    def within(self, setting: Setting) -> Self:
+        """The same beside another ranker or other features."""
+        return type(self)(self.config, setting, self.blocks, self.supports, self.version, self.log)
+
     # -- on disk ----------------------------------------------------------------------------------
 
     def write(self, folder: Path) -> None:
@@ -242,8 +247,14 @@ class MetaPart(Part):
 
 
 def live_version(blocks: Sequence[Block], ranker: Ranker) -> str:
-    """Name of all weights that make the embeddings."""
-    return fingerprint(*(b.inner.state_dict() for b in blocks), ranker.state_dict())
+    """Name of the weights that make the embeddings.
+
+    Of the ranker all but its tables: a step of training changes the layers too, and a table may be gigabytes.
+    When a member is forgotten only that member's rows change, and everybody's embedding stays what it was.
+    """
+    tables = {f"{n}.weight" for n, m in ranker.named_modules() if isinstance(m, FusedEmbedding)}
+    layers = {k: v for k, v in ranker.state_dict().items() if k not in tables}
+    return fingerprint(*(b.inner.state_dict() for b in blocks), layers)
 
 
 def _show(
