@@ -177,7 +177,7 @@ def _linked(old: Path, new: Path) -> bool:
     return old.is_file() and os.path.samefile(old, new)
 
 
-def rewrite(path: Path, write: Callable[[Path], None]) -> None:
+def rewrite(path: Path, write: Callable[[Path], None], info: Mapping[str, Any]) -> None:
     """Replace the files of a version that is not in service; it keeps its number, parent and date.
 
     Nothing is shared with what stood there before. A crash leaves the version as it was, as it is to be, or,
@@ -189,6 +189,8 @@ def rewrite(path: Path, write: Callable[[Path], None]) -> None:
         The version.
     write
         Writes its new files into the directory it is given.
+    info
+        For the manifest.
     """
     before = read_manifest(path)
     partial = path.parent / f".partial-{uuid.uuid4().hex}"
@@ -203,7 +205,7 @@ def rewrite(path: Path, write: Callable[[Path], None]) -> None:
             _sync(file)
         manifest = {
             "format": FORMAT, "created": before.created, "parent": before.parent, "files": files,
-            "info": dict(before.info),
+            "info": dict(info),
         }  # fmt: skip
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=1))
         _sync(partial / MANIFEST)

@@ -139,7 +139,7 @@ def test_the_removal_cleans_every_version_file_and_log(
 ):
     project = project_of(tmp_path, early)
     rec = Recommender.fit(project)
-    rec.save()
+    rec.save(info={"follow": {"at": {}, "held": [{"m": GONE, "i": "i1"}, {"m": STAYS, "i": "i1"}]}})
     rec.update(late).save()
     inbox = project.output / "inbox"
     inbox.mkdir()
@@ -153,6 +153,10 @@ def test_the_removal_cleans_every_version_file_and_log(
     )
     size = file.stat().st_size
     pl.DataFrame({"m": [GONE, STAYS], "reason": ["?", "?"]}).write_parquet(project.output / "rejects.parquet")
+    follower = project.output / "rejects.follow.jsonl"
+    follower.write_text(
+        "".join(json.dumps({"reason": "late", "event": str({"m": m})}) + "\n" for m in (GONE, STAYS))
+    )
     done = remove(project, [GONE])
     assert (done.published, done.rewritten, done.removed) == ("000003", ["000001", "000002"], [])
     for path in bundle.versions(project.bundles):
@@ -167,10 +171,37 @@ def test_the_removal_cleans_every_version_file_and_log(
     assert not list((project.output / "run").rglob("*.safetensors"))
     assert not (project.output / "cache").exists()
     assert done.outside[0] == "log.parquet"
+    assert [json.loads(x)["event"] for x in follower.read_text().splitlines()] == [str({"m": STAYS})]
+    held = bundle.read_manifest(project.bundles / "000001").info["follow"]["held"]
+    assert held == [{"m": STAYS, "i": "i1"}]
     assert len(done.traces) == 3
     # Asked again, there is nothing left to do; and the versions stay.
     again = remove(Project.from_dict(project.to_dict(), tmp_path))
     assert (again.published, again.rewritten) == ("000003", [])
+
+
+def test_what_was_interrupted_is_completed_by_the_next_call(
+    early: pl.DataFrame, late: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    project = project_of(tmp_path, early)
+    rec = Recommender.fit(project)
+    rec.save()
+    rec.update(late).save()
+
+    def full(*arguments: object) -> None:
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bundle, "rewrite", full)
+        with pytest.raises(OSError, match="no space"):
+            remove(project, [GONE])
+    # The version in service is clean, an older one is not, and cannot be gone back to.
+    assert not remains(Recommender.load(project.bundles), hashes(GONE))
+    with pytest.raises(DataError, match="memberwise forget"):
+        refuse_forgotten(project, project.bundles / "000001")
+    done = remove(Project.from_dict(project.to_dict(), tmp_path))
+    assert done.rewritten == ["000001", "000002"]
+    refuse_forgotten(project, project.bundles / "000001")
 
 
 def test_reading_the_log_again_does_not_bring_the_member_back(

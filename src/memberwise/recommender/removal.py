@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -156,23 +158,40 @@ def _versions(project: Project, members: U64, events: pl.DataFrame | None, done:
             shutil.rmtree(path)
             done.removed.append(f"{path.name} ({type(error).__name__})")
             continue
-        if remains(old, members):
+        info = bundle.read_manifest(path).info
+        kept = _without_events(info, project.config.entities["member"].id, set(members.tolist()))
+        if remains(old, members) or kept != info:
             newer = forget(old, members, events)
-            bundle.rewrite(path, lambda folder, newer=newer: storing.write(newer, folder))  # type: ignore[misc]
+            bundle.rewrite(path, lambda folder, newer=newer: storing.write(newer, folder), kept)  # type: ignore[misc]
             done.rewritten.append(path.name)
+
+
+def _without_events(value: Any, column: str, gone: set[int]) -> Any:
+    """Plain values without these members' events in any list: a follower keeps some that wait."""
+    if isinstance(value, dict):
+        return {k: _without_events(v, column, gone) for k, v in value.items()}
+    if isinstance(value, list):
+        kept = [
+            v
+            for v in value
+            if not (isinstance(v, dict) and column in v and hash_text(str(v[column])) in gone)
+        ]
+        return [_without_events(v, column, gone) for v in kept]
+    return value
 
 
 def _files(project: Project, members: U64, done: Removal) -> None:
     """Caches, checkpoints, rejected rows, and events that came through the server."""
     output = project.output
-    for folder in ("cache", "run"):
-        if (output / folder).is_dir():
-            for path in sorted((output / folder).rglob("*")):
-                if path.is_file() and (folder == "cache" or path.suffix in (".safetensors", ".arrow")):
-                    path.unlink()
-            done.files[folder] = "prepared rows deleted" if folder == "cache" else "checkpoints deleted"
     if (output / "cache").is_dir():
         shutil.rmtree(output / "cache")
+        done.files["cache"] = "prepared rows deleted"
+    for folder in ("run", "tune"):
+        learned = [p for p in (output / folder).rglob("*") if p.suffix in (".safetensors", ".arrow")]
+        for path in learned:
+            path.unlink()
+        if learned:
+            done.files[folder] = f"{len(learned)} checkpoints and caches deleted"
     column = project.config.entities["member"].id
     rejects = output / "rejects.parquet"
     if rejects.is_file():
@@ -184,9 +203,32 @@ def _files(project: Project, members: U64, done: Removal) -> None:
             kept = rows.clear() if there is None else rows.filter(pl.Series(~there))
             kept.write_parquet(rejects)
             done.files[rejects.name] = f"{len(rows) - len(kept)} rows removed"
+    if (removed := _rejected_by_follower(output / "rejects.follow.jsonl", column, members)) > 0:
+        done.files["rejects.follow.jsonl"] = f"{removed} events removed"
     for path in sorted((output / INBOX).glob("**/*.jsonl")):
         if removed := _blank(path, column, members):
             done.files[f"{INBOX}/{path.name}"] = f"{removed} events removed"
+
+
+def _rejected_by_follower(path: Path, column: str, members: U64) -> int:
+    """Leave the members' events out of what the follower could not use; returns how many there were."""
+    if not path.is_file():
+        return 0
+    gone, lines = set(members.tolist()), path.read_bytes().splitlines(keepends=True)
+
+    def theirs(line: bytes) -> bool:
+        try:
+            event = ast.literal_eval(json.loads(line)["event"])
+            return hash_text(str(event.get(column))) in gone
+        except (ValueError, KeyError, SyntaxError, AttributeError):
+            return False
+
+    kept = [line for line in lines if not theirs(line)]
+    if len(kept) < len(lines):
+        spare = path.with_name(f".{path.name}.forget")
+        spare.write_bytes(b"".join(kept))
+        spare.replace(path)
+    return len(lines) - len(kept)
 
 
 def _blank(path: Path, column: str, members: U64) -> int:
