@@ -43,8 +43,6 @@ FIXED = {"movietweetings": (0.7806, 0.5627), "completejourney": (0.9220, 0.2677)
 Parts = dict[str, Part]
 WAYS: dict[str, dict[str, Any]] = {
     "effects": {"effects": {}},
-    "ranker": {"every": 1},
-    "ranker and effects": {"every": 1, "effects": {}},
     "ranker every 5, effects": {"every": 5, "effects": {}},
     "effects and last layer": {"effects": {}, "exploration": True},
     "ranker every 5, effects, last layer": {"every": 5, "effects": {}, "exploration": True},
@@ -113,7 +111,7 @@ def walk(log: Log, seed: int, way: str, slices: int) -> Replay:
     arms = [
         Stale(STALE, cold.ranker),
         Updated("effects only", cold.ranker, parts(log, cold, WAYS["effects"])),
-        Updated("ranker only", cold.ranker, parts(log, cold, WAYS["ranker"])),
+        Updated("ranker only", cold.ranker, parts(log, cold, {"every": 1})),
         Updated(FRESH, cold.ranker, parts(log, cold, WAYS[way])),
     ]
     return replay(log.ground, arms, cuts, quiet_until=log.test_start)
