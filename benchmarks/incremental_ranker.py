@@ -1,6 +1,6 @@
 """Does training on the day's rows alone keep up with training on everything again?
 
-Complete Journey and MovieTweetings, counts as of midnight, day by day: after a cold start on the first 80 %
+MovieTweetings and Complete Journey, counts as of midnight, day by day: after a cold start on the first 80 %
 every arm predicts a day, is scored, and learns it. Days 80-90 % are learned by all but count for nothing:
 on them the settings were chosen. The retrain starts from nothing on a window as long as the first train, for
 as many steps as the cold start took to its best checkpoint. CPU seconds, one thread; an increment's include
