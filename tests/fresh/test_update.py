@@ -78,6 +78,14 @@ def test_drift_is_measured_against_the_fit(copy: Copy, batches: Batches) -> None
     assert profiles[1] == profiles[2] == profiles[3]
 
 
+def test_a_section_that_came_after_the_fit_is_answered_with_advice(copy: Copy, batches: Batches) -> None:
+    project = copy()
+    asks = Project.from_dict(project.to_dict() | {"exploration": {}}, project.base)
+    outcome = update(asks, batches[0])
+    assert outcome.plan is not None
+    assert any("asks for exploration" in advice for advice in outcome.plan.advice)
+
+
 def test_without_a_profile_the_first_update_makes_it(copy: Copy, batches: Batches) -> None:
     project = copy()
     assert update(project, batches[0]).drift is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,7 +29,7 @@ from memberwise.project import FreshConfig, Project
 from memberwise.ranking.predict import sigmoid
 from memberwise.recommender import Recommender
 from memberwise.recommender.increment import Observed, learn_parts
-from memberwise.recommender.parts import Setting
+from memberwise.recommender.parts import PARTS, Setting
 from memberwise.recommender.scoring import adjusted, ranker_logits
 
 KEY = "update"
@@ -149,6 +149,12 @@ def update(
                 return Outcome(known=known)
             raise
         outcome.seconds = {"load": loading, **outcome.seconds}
+        missing = [p.name for p in PARTS if p.wanted(project.config) and p.name not in rec.parts]
+        if missing and outcome.plan is not None:
+            advice = (
+                f"the project asks for {', '.join(missing)}, which this version was fitted without: fit again"
+            )
+            outcome.plan = replace(outcome.plan, advice=(*outcome.plan.advice, advice))
         _publish(project, rec, newer, outcome, force)
         return outcome
 
