@@ -4,6 +4,7 @@ from memberwise.graph.adjacency import Adjacency
 from memberwise.graph.nodes import Nodes
 from memberwise.graph.sampling.base import Block, SampledBatch, Sampler, SampleRequest, SeedBatch
 from memberwise.graph.sampling.neighbours import NeighbourSampler, Rule, SamplingConfig
+from memberwise.graph.sampling.ppr import PPRConfig, PPRSampler
 from memberwise.graph.sampling.subgraph import Subgraph, SubgraphEdges, sample_subgraph
 from memberwise.graph.sampling.unique import UniqueNodes, unique_nodes
 from memberwise.graph.store import HeteroGraph
@@ -21,6 +22,8 @@ __all__ = [
     "HeteroGraph",
     "NeighbourSampler",
     "Nodes",
+    "PPRConfig",
+    "PPRSampler",
     "Rule",
     "SampleRequest",
     "SampledBatch",
