@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from memberwise.data.layout import Layout, Table
 from memberwise.data.vocabulary import FIRST, PAD, UNSEEN
 from memberwise.nn.embedding import FusedEmbedding, masked_mean
-from memberwise.nn.qr_embedding import qr_sizes
+from memberwise.nn.qr_embedding import qr_rows, qr_sizes
 
 
 def table_size(table: Table, values: int) -> int:
@@ -54,10 +54,10 @@ class TableRows:
         ids = ids.unflatten(-1, (-1, self.parts))
         if not self.compressed:
             return ids
-        own, i = ids < FIRST, ids - FIRST
-        first = torch.where(own, ids, FIRST + i // self.remainders)
-        second = torch.where(own, PAD, FIRST + self.quotients + i % self.remainders)
-        return torch.cat([first, second], -1)
+        pair = qr_rows(ids.squeeze(-1) - FIRST, self.remainders)
+        start = torch.tensor([FIRST, FIRST + self.quotients], device=ids.device)
+        alone = torch.cat([ids, torch.full_like(ids, PAD)], -1)
+        return torch.where(ids >= FIRST, pair + start, alone)
 
 
 class IdColumns(nn.Module):
