@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-import yaml
 
 from memberwise.data.datasets import completejourney, movietweetings
 from memberwise.data.prepare import Prepared
@@ -65,12 +63,30 @@ def prepared(log: str, delay: str, folder: Path, sample: float = 1.0) -> tuple[P
 
 
 def _films() -> dict[str, Any]:
-    """The project of the demo, as it stands."""
-    values: dict[str, Any] = yaml.safe_load(resources.files("memberwise").joinpath("demo.yaml").read_text())
+    """Will this member like this film? The rows of the demo, without what it learns beside the ranker."""
     files = movietweetings().files
-    values["events"]["path"] = str(files["ratings"])
-    values["entities"]["item"]["path"] = str(files["movies"])
-    return values
+    return {
+        "events": {"path": str(files["ratings"]), "time": "timestamp"},
+        "entities": {"member": {"id": "user_id"}, "item": {"id": "movie_id", "path": str(files["movies"])}},
+        "tasks": [{"name": "liked", "label": "rating >= 8"}],
+        "features": [
+            {"kind": "categorical", "column": "user_id", "min_count": 3},
+            {"kind": "categorical", "column": "movie_id", "min_count": 3},
+            {"kind": "categorical", "column": "item.genres", "max_values": 5},
+            {"kind": "numeric", "column": "item.year", "transform": "quantile"},
+            {"kind": "history", "length": 20},
+            {"kind": "clock"},
+        ],
+        "aggregates": [
+            {"by": "user_id", "recency": True},
+            {"by": "movie_id"},
+            {"by": "item.year"},
+            {"by": "item.genres"},
+            {"by": ["user_id", "item.genres"]},
+            {"by": "movie_id", "half_life": "7d"},
+        ],
+        "split": {"train": 0.8, "valid": 0.1},
+    }
 
 
 def _groceries(log: str) -> dict[str, Any]:
