@@ -99,8 +99,9 @@ class SideInputs:
         for v, timeline in zip(self.side.vectors, self._vectors, strict=True):
             out[:, at : at + timeline.dim] = arrays[v.name][rows]
             at += timeline.dim
-        numbers = dense[:, self.side.dense] if self._plain is not None else dense[:, :1] * 0.0
-        return out, np.ascontiguousarray(numbers)
+        if self._plain is None:
+            return out, np.zeros((len(rows), 1), np.float32)
+        return out, np.ascontiguousarray(dense[:, self.side.dense])
 
 
 class FieldRows:
