@@ -183,7 +183,8 @@ def swap(report: Report, folder: Path, seconds: float) -> None:
         assert json.loads(server.get("/version")[1])["swaps"] == 1
     finally:
         server.stop()
-    ended = next(a[0] for a in sorted(answers) if a[3] == project.bundles.joinpath("current").resolve().name)
+    newest = project.bundles.joinpath("current").resolve().name
+    ended = min((a[0] for a in answers if a[3] == newest), default=answers[-1][0])
     calm = [a[1] for a in answers if a[0] < began]
     busy = [a[1] for a in answers if began <= a[0] <= ended + 1.0]
     report.measures |= {
@@ -299,7 +300,7 @@ def main() -> None:
     report.measures["request_float32_ms"] = requests(report, folder, "float32", count)
     report.measures["request_int8_ms"] = requests(report, folder, "int8", count)
     report.measures["overhead_ms"] = report.measures["request_float32_ms"] - answers["float32"]
-    swap(report, folder, 6 if quick else 30)
+    swap(report, folder, 20 if quick else 30)
     overload(report, folder, 4 if quick else 60)
     report.finish()
 
