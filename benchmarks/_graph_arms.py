@@ -61,11 +61,11 @@ ARMS = (
     Arm("+ ids", IDS),
     Arm("+ attention", ATTENTION),
     Arm("+ dual encoder", DUAL),
-    Arm("dual + densification", DUAL, densify=True),
     Arm("dual + temporal", TEMPORAL),
     Arm("dual + temporal + long-term", LONG),
+    Arm("all", LONG),
 )
-TRAINED = 40_000
+TRAINED = 25_000
 """Newest records of train that the encoders learn from; all of them read the whole graph before each."""
 
 TRAINING: dict[str, Any] = {
@@ -77,7 +77,7 @@ TRAINING: dict[str, Any] = {
     "embedding_lr": 0.05,
     "adaptive": None,
     "evaluations_per_epoch": 1,
-    "evaluation_events": 2000,
+    "evaluation_events": 1000,
     "patience": 2,
     "workers": 0,
     "checkpoint_seconds": 1e9,

@@ -20,7 +20,6 @@ from memberwise.graph.optimizer import GraphOptimizer
 from memberwise.graph.parallel import Team
 from memberwise.graph.precision import half_precision
 from memberwise.graph.schedule import AdaptiveFanOut
-from memberwise.graph.supply import ahead
 from memberwise.graph.training import GraphTrainer
 from support.graphs import LIKES, RATES, World, communities, small, world
 
@@ -214,18 +213,3 @@ def test_half_precision_is_used_only_where_it_is_faster() -> None:
     ratio = best(b) / best(a)
     if ratio > 3:  # this machine's CPU has no such instructions
         assert half_precision("cpu") is None
-
-
-def test_answers_come_in_order_and_a_failure_is_not_swallowed() -> None:
-    assert list(ahead(lambda i: i * i, range(20), 3)) == [i * i for i in range(20)]
-    assert list(ahead(lambda i: i * i, range(4), 0)) == [0, 1, 4, 9]
-
-    def broken(i: int) -> int:
-        if i == 2:
-            raise DataError("no such batch")
-        return i
-
-    answers = ahead(broken, range(9), 2)
-    assert [next(answers), next(answers)] == [0, 1]
-    with pytest.raises(DataError, match="no such batch"):
-        next(answers)

@@ -101,6 +101,10 @@ class Activities:
         """Where there is an activity, ``[G, N]``."""
         return self.nodes >= 0
 
+    def newest(self, length: int) -> Activities:
+        """Only the last places."""
+        return Activities(self.nodes[:, -length:], self.kinds[:, -length:], self.ages[:, -length:])
+
     def to(self, device: torch.device) -> Activities:
         """The same activities on a device."""
         return Activities(self.nodes.to(device), self.kinds.to(device), self.ages.to(device))

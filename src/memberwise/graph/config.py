@@ -37,7 +37,9 @@ class TemporalConfig(Model):
     layers: int = Field(1, ge=1, le=4)
     heads: int = Field(4, ge=1)
     dropout: float = Field(0.1, ge=0, lt=1)
-    recurrence: bool = Field(True, description="Learn how likely members come back to what they chose.")
+    recurrence: int = Field(
+        100, ge=0, le=1000, description="Newest activities that a member may come back to; 0 to leave it out."
+    )
     long_term: LongTermConfig | None = LongTermConfig()
 
     @model_validator(mode="after")
@@ -75,6 +77,11 @@ class EncoderConfig(Model):
         if self.destination_neighbours and self.temporal is None:
             raise ValueError("'destination_neighbours' are tokens of the temporal model; add 'temporal: {}'")
         return self
+
+    @property
+    def activities(self) -> int:
+        """How many activities a query holds."""
+        return max(self.temporal.length, self.temporal.recurrence) if self.temporal is not None else 0
 
     @property
     def searchable(self) -> bool:

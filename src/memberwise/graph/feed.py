@@ -167,8 +167,7 @@ class QueryMaker:
     def activities(self, seeds: SeedBatch) -> tuple[I64, Arrays]:
         """The newest activities of sources before their moments, oldest first, newest in the last place."""
         assert self.config.temporal is not None
-        length = self.config.temporal.length
-        nodes, times, kinds = self._recent(seeds, self.acts, length)
+        nodes, times, kinds = self._recent(seeds, self.acts, self.config.activities)
         assert seeds.times is not None
         return nodes, {
             "source.activities.kinds": kinds,

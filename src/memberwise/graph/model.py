@@ -88,7 +88,7 @@ class GraphModel(nn.Module):
             nn.init.eye_(self.out.weight)
             nn.init.zeros_(self.out.bias)
             if temporal.recurrence:
-                self.recurrence = Recurrence(temporal.length, shape.kinds)
+                self.recurrence = Recurrence(temporal.recurrence, shape.kinds)
         self.source = self._sage(wide)
         # One encoder for both sides is only possible if both are equally wide.
         self.destination = self._sage(dim) if config.dual or temporal is not None else self.source
@@ -169,7 +169,7 @@ class GraphModel(nn.Module):
     ) -> Tensor:
         assert self.temporal is not None
         assert query.activities is not None
-        a = query.activities
+        a = query.activities.newest(self.temporal.length)
         nodes, mask = a.nodes[rows], a.mask[rows]
         tokens = rows_of(states, nodes)
         if there is None:
@@ -182,7 +182,7 @@ class GraphModel(nn.Module):
         settings = self.config.temporal.long_term if self.config.temporal is not None else None
         if settings is None or query.activities is None or self.temporal is None:
             return states.new_zeros(())
-        a = query.activities
+        a = query.activities.newest(self.temporal.length)
         loss = long_term_loss(
             self.temporal,
             rows_of(states, a.nodes),

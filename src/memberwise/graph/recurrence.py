@@ -8,14 +8,14 @@ from torch import Tensor, nn
 from memberwise.graph.blocks import Activities
 from memberwise.graph.sage import AGE_SCALES, age_basis
 
-GAIN = 8.0
+GAIN = 25.0
 """Logits per unit of a parameter: a habit is worth several, but weights move in small steps."""
 
 
 class Recurrence(nn.Module):
     """Bonus (or malus) of the items that a member chose before, by how long ago and how many others since.
 
-    ``r(s, d) = 8 sum_{i: a_i = d} p_i + w . phi(t - t_i) + b_kind``
+    ``r(s, d) = 25 sum_{i: a_i = d} p_i + w . phi(t - t_i) + b_kind``
 
     An inner product of two embeddings can hardly say "exactly the last one"; this can, and it learns from the
     log whether members come back to an item or never do. It starts at zero.
@@ -37,7 +37,8 @@ class Recurrence(nn.Module):
         nn.init.zeros_(self.kind.weight)
 
     def forward(self, activities: Activities) -> Tensor:
-        """The bonus of every activity, zero where there is none. ``[G, N]``"""
+        """The bonus of every activity of the newest ones, zero where there is none. ``[G, N]``"""
+        activities = activities.newest(len(self.position))
         n = activities.nodes.shape[1]
         bonus = self.position[len(self.position) - n :] + self.age(age_basis(activities.ages)).squeeze(-1)
         bonus = bonus + self.kind(activities.kinds).squeeze(-1)
@@ -61,7 +62,8 @@ class Recurrence(nn.Module):
         """
         place = torch.full((nodes,), len(candidates), device=candidates.device)
         place[candidates.long()] = torch.arange(len(candidates), device=candidates.device)
-        column = place[activities.nodes.clamp_min(0).long()]
+        newest = activities.newest(len(self.position)).nodes
+        column = place[newest.clamp_min(0).long()]
         total = torch.zeros(len(column), len(candidates) + 1, device=column.device)
         # What is no candidate falls into a column of its own.
         return total.scatter_add(1, column, self(activities))[:, :-1]

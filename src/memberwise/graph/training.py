@@ -21,6 +21,7 @@ import numpy.typing as npt
 import torch
 
 from memberwise.errors import ConfigError, DataError
+from memberwise.graph.batches import ThreadQueue
 from memberwise.graph.config import GraphTrainingConfig
 from memberwise.graph.evaluation import ColdNodes, link_auc
 from memberwise.graph.feed import BatchRequest, LinkFeed
@@ -31,7 +32,6 @@ from memberwise.graph.optimizer import GraphOptimizer
 from memberwise.graph.parallel import Team
 from memberwise.graph.precision import autocast
 from memberwise.graph.schedule import FanOutSchedule
-from memberwise.graph.supply import ahead
 from memberwise.nn.checkpoint import load_tensors, save_tensors
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -115,7 +115,7 @@ class GraphTrainer:
         self.config, self.fan_out, self.cold = config, fan_out, cold
         self.run, self.seed, self.identity, self.watchers = run, seed, identity, list(watchers)
         self.team = team or Team.current()
-        self.supply: Supply = supply or (lambda requests: ahead(train.batch, requests, config.workers))
+        self.supply: Supply = supply or self._ahead
         if not train.batches or not valid.batches:
             raise DataError(
                 "there are too few edges to learn from, or none to validate on",
@@ -179,6 +179,12 @@ class GraphTrainer:
             self.at.epoch, self.at.batch = self.at.epoch + 1, 0
             self.at.finished = self.at.finished or self.at.epoch >= self.epochs
         self._maybe_save()
+
+    def _ahead(self, requests: Sequence[BatchRequest]) -> Iterator[Arrays]:
+        """Batches by threads that work while the model trains; here, if there are none."""
+        if not self.config.workers:
+            return map(self.feed.batch, requests)
+        return iter(ThreadQueue(lambda i: self.feed.batch(requests[i]), len(requests), self.config.workers))
 
     def _requests(self, first: int, end: int) -> list[BatchRequest]:
         """What this process asks for next; a function of the seed and of the position alone."""
