@@ -8,14 +8,14 @@ from torch import Tensor, nn
 from memberwise.graph.blocks import Activities
 from memberwise.graph.sage import AGE_SCALES, age_basis
 
-GAIN = 25.0
+GAIN = 12.0
 """Logits per unit of a parameter: a habit is worth several, but weights move in small steps."""
 
 
 class Recurrence(nn.Module):
     """Bonus (or malus) of the items that a member chose before, by how long ago and how many others since.
 
-    ``r(s, d) = 25 sum_{i: a_i = d} p_i + w . phi(t - t_i) + b_kind``
+    ``r(s, d) = 12 sum_{i: a_i = d} p_i + w . phi(t - t_i) + b_kind``
 
     An inner product of two embeddings can hardly say "exactly the last one"; this can, and it learns from the
     log whether members come back to an item or never do. It starts at zero.
