@@ -169,7 +169,7 @@ class GraphTrainer:
         """Batches up to the next evaluation, which is where the fan-out may change."""
         end = min((self.at.batch // self.evaluate_every + 1) * self.evaluate_every, self.mine)
         self.model.train()
-        for arrays in self.supply(self._requests(self.at.batch, end)):
+        for arrays in self.supply(self.requests(self.at.epoch, self.at.batch, end)):
             self._train_on(arrays)
             if self.at.batch < end:  # behind the last one stands an evaluation
                 self._maybe_save()
@@ -186,12 +186,12 @@ class GraphTrainer:
             return map(self.feed.batch, requests)
         return iter(ThreadQueue(lambda i: self.feed.batch(requests[i]), len(requests), self.config.workers))
 
-    def _requests(self, first: int, end: int) -> list[BatchRequest]:
-        """What this process asks for next; a function of the seed and of the position alone."""
-        seed, order_seed = np.random.SeedSequence((self.seed, self.at.epoch)).generate_state(2)
+    def requests(self, epoch: int, first: int, end: int) -> list[BatchRequest]:
+        """What this process asks for in an epoch, by the seed, the position and the fan-out of now alone."""
+        seed, order_seed = np.random.SeedSequence((self.seed, epoch)).generate_state(2)
         order = np.random.default_rng(int(order_seed)).permutation(self.feed.batches)
         mine = order[self.team.rank :: self.team.size][: self.mine]
-        fan_out = 0 if self.at.epoch < self.config.mlp_init else self.schedule.now
+        fan_out = 0 if epoch < self.config.mlp_init else self.schedule.now
         return [BatchRequest(int(i), fan_out, self.config.group_size, int(seed)) for i in mine[first:end]]
 
     def _train_on(self, arrays: Arrays) -> None:

@@ -1,0 +1,313 @@
+"""Time to the same validation AUC: all parts of the training pipeline against none of them.
+
+A graph of 300,000 events with known communities: 4,000 members, 3,000 items of which few are popular, sessions
+of four events, 200 neighbours a node where it has so many. The encoder (attention, two towers, ids, width 32) learns from the
+newest 40,000 events before valid. Two processes of one thread each train one model, with one more process or
+thread each that makes batches. The clock stands while validation is scored, which is the same for all.
+
+- plain: one query a record, 200 neighbours from the start, batches from a worker process through a pickling
+  queue, all-reduce in every step;
+- each part alone: grouping, adaptive neighbours, queue (shared memory instead of pickle; threads), gradients
+  gathered over two batches, MLPInit;
+- all parts on, with threads.
+
+Runs are interleaved; the medians of wall time are compared, and the CPU seconds of all processes stand beside
+them. ``--quick`` runs it small, once.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from _graph_arms import known_ids
+from _harness import ONE_THREAD, Report, Target, quick_asked
+from memberwise.graph import EdgeArrays, HeteroGraph
+from memberwise.graph.batches import SharedMemoryQueue
+from memberwise.graph.config import EncoderConfig, GraphTrainingConfig
+from memberwise.graph.encoder import GraphEncoder
+from memberwise.graph.feed import BatchRequest, LinkFeed
+from memberwise.graph.fit import cold_nodes
+from memberwise.graph.neighbourhood import Neighbourhood
+from memberwise.graph.nodes import numbered
+from memberwise.graph.records import Records
+from memberwise.graph.training import GraphTrainer
+
+TARGETS = (Target("all_over_plain", 7.0, "all parts on: at least 7x sooner at the same validation AUC"),)
+AUC = 0.925
+"""Validation AUC to reach; where the plain configuration has done most of its learning."""
+PROCESSES, FAN_OUT = 2, 200
+RATES = ("member", "rates", "item")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One configuration of the pipeline."""
+
+    name: str
+    training: dict[str, Any] = field(default_factory=dict)
+    supply: str = "pickle"
+
+
+PLAIN: dict[str, Any] = {"group_size": 1, "adaptive": None, "accumulate": 1, "mlp_init": 0}
+GROUPS: dict[str, Any] = {"group_size": 4}
+ADAPTIVE: dict[str, Any] = {"adaptive": {"start": 5, "stride": 20}}
+GATHERED: dict[str, Any] = {"accumulate": 2}
+MLP: dict[str, Any] = {"mlp_init": 1}
+ARMS = (
+    Arm("plain"),
+    Arm("grouping", GROUPS),
+    Arm("adaptive neighbours", ADAPTIVE),
+    Arm("shared-memory queue", supply="shared"),
+    Arm("threads", supply="threads"),
+    Arm("gathered gradients", GATHERED),
+    Arm("MLPInit", MLP),
+    Arm("all on", GROUPS | ADAPTIVE | GATHERED, supply="threads"),
+)
+
+
+def graph_of(events: int, seed: int = 0) -> HeteroGraph:
+    """Members of 20 communities who mostly choose items of their own, the popular ones more often.
+
+    They come in sessions of four choices, a minute apart.
+    """
+    rng = np.random.default_rng(seed)
+    members, items, sides, session = 4000, 3000, 20, 4
+    visits = events // session
+    who = np.repeat((members * rng.random(visits) ** 1.5).astype(np.int64), session)
+    rank = np.minimum((rng.pareto(1.0, len(who)) * 10).astype(np.int64), items // sides - 1)
+    side = np.where(rng.random(len(who)) < 0.8, who % sides, rng.integers(0, sides, len(who)))
+    begin = np.repeat(rng.integers(1, 60 * 86_400, visits), session)
+    when = (begin + np.tile(np.arange(session) * 60, visits)) * 10**6
+    nodes = [numbered("member", members), numbered("item", items)]
+    return HeteroGraph.from_arrays(nodes, [EdgeArrays(RATES, who, rank * sides + side, time=when)])
+
+
+class PickledBatches:
+    """A worker process that sends batches through a `multiprocessing.Queue`: the usual way."""
+
+    def __init__(self, feed: LinkFeed) -> None:
+        context: Any = multiprocessing.get_context("fork")
+        self._asked, self._made = context.Queue(), context.Queue(maxsize=4)
+        self._worker = context.Process(target=self._work, args=(feed,), daemon=True)
+        self._worker.start()
+
+    def _work(self, feed: LinkFeed) -> None:
+        while (request := self._asked.get()) is not None:
+            self._made.put(feed.batch(request))
+
+    def __call__(self, requests: Sequence[BatchRequest]) -> Iterator[dict[str, Any]]:
+        for request in requests:
+            self._asked.put(request)
+        for _ in requests:
+            yield self._made.get()
+
+    def close(self) -> None:
+        """End the worker, so that its CPU time is counted."""
+        self._asked.put(None)
+        while self._worker.is_alive():
+            while not self._made.empty():
+                self._made.get()
+            self._worker.join(0.1)
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """Makes the batch with a number: what a queue's worker process is given."""
+
+    feed: LinkFeed
+    plan: tuple[BatchRequest, ...]
+
+    def __call__(self, index: int) -> dict[str, Any]:
+        return self.feed.batch(self.plan[index])
+
+
+class SharedBatches:
+    """The same through shared memory; what will be asked for is known, because the fan-out stays."""
+
+    def __init__(self, trainer: GraphTrainer) -> None:
+        plan = [r for epoch in range(trainer.epochs) for r in trainer.requests(epoch, 0, trainer.mine)]
+        make = _Planned(trainer.feed, tuple(plan))
+        self._queue = SharedMemoryQueue(make, len(plan), workers=1)
+        self._batches = iter(self._queue)
+        self._first = next(self._batches)  # the worker has started
+
+    def __call__(self, requests: Sequence[BatchRequest]) -> Iterator[dict[str, Any]]:
+        for _ in requests:
+            first, self._first = self._first, {}
+            yield first or next(self._batches)
+
+    def close(self) -> None:
+        """End the worker."""
+        self._queue.close()
+
+
+class Timed(GraphTrainer):
+    """Stops at the AUC, and stands still while validation is scored."""
+
+    scoring = 0.0
+    track: list[float]
+
+    def _evaluate(self) -> None:
+        started = time.perf_counter()
+        super()._evaluate()
+        self.track = [*getattr(self, "track", []), self.records[-1]["auc"]]
+        self.scoring += time.perf_counter() - started
+        self.at.finished = self.at.finished or self.track[-1] >= AUC
+
+
+def train(settings: dict[str, Any]) -> dict[str, Any]:
+    """One process of one run; started by `run`."""
+    rank, size = int(os.environ["RANK"]), PROCESSES
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{settings['folder']}/meet", rank=rank, world_size=size
+    )
+    graph = graph_of(settings["events"])
+    records = Records.of(graph, [RATES])
+    cut = int(records.times[int(0.9 * len(records))])
+    config = EncoderConfig(
+        dim=32,
+        heads=2,
+        aggregator="attention",
+        temporal=None,
+        ids={"min_count": 2},  # type: ignore[arg-type]
+    )
+    around = Neighbourhood(fan_out=FAN_OUT)
+    encoder = GraphEncoder.new(graph, (RATES,), config, around, known_ids(graph, cut, 2))
+    queries = encoder.queries(graph, training=True)
+    past = records.between(0, cut)
+    past = past.take(slice(len(past) - settings["trained"], len(past)))
+    later = records.between(cut, 2**62).take(slice(0, 2000))
+    training = GraphTrainingConfig(
+        batch_size=256,
+        negatives=128,
+        epochs=settings["epochs"],
+        lr=3e-3,
+        embedding_lr=0.1,
+        evaluations_per_epoch=settings["evaluations"],
+        evaluation_events=1000,
+        patience=10**6,
+        workers=1,
+        checkpoint_seconds=1e9,
+        **(PLAIN | settings["training"]),
+    )
+    feeds = [LinkFeed(queries, r, training.batch_size, training.negatives) for r in (past, later)]
+    trainer = Timed(
+        encoder.model,
+        feeds[0],
+        feeds[1],
+        training,
+        FAN_OUT,
+        cold_nodes(graph, "member", "item", cut),
+        Path(settings["folder"]),
+    )
+    source: PickledBatches | SharedBatches | None = None
+    if settings["supply"] == "pickle":
+        source = PickledBatches(feeds[0])
+    elif settings["supply"] == "shared":
+        source = SharedBatches(trainer)
+    if source is not None:
+        trainer.supply = source
+    feeds[0].batch(BatchRequest(0, 2, 1, 0))  # compiled kernels
+    dist.barrier()
+    started = time.perf_counter()
+    trainer.fit()
+    wall = time.perf_counter() - started - trainer.scoring
+    if source is not None:
+        source.close()
+    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    cpu = sum(u.ru_utime + u.ru_stime for u in usage)
+    dist.destroy_process_group()
+    return {
+        "wall": wall,
+        "cpu": cpu,
+        "auc": trainer.track,
+        "batches": trainer.at.seen,
+        "fan_out": trainer.schedule.now,
+    }
+
+
+def run(arm: Arm, scale: dict[str, Any]) -> dict[str, Any]:
+    """Train once with all processes; wall time of the slowest, CPU seconds of all."""
+    with tempfile.TemporaryDirectory() as folder:
+        settings = scale | {"training": arm.training, "supply": arm.supply, "folder": folder}
+        command = [sys.executable, __file__, "--process", json.dumps(settings)]
+        processes = [
+            subprocess.Popen(
+                command, env=os.environ | ONE_THREAD | {"RANK": str(rank)}, stdout=subprocess.PIPE
+            )
+            for rank in range(PROCESSES)
+        ]
+        replies = []
+        for process in processes:
+            out, _ = process.communicate()
+            if process.returncode:
+                raise RuntimeError(f"{arm.name}: a process ended with {process.returncode}")
+            replies.append(json.loads(out.splitlines()[-1]))
+    return replies[0] | {"wall": max(r["wall"] for r in replies), "cpu": sum(r["cpu"] for r in replies)}
+
+
+def main() -> None:
+    """Run all arms in turn and print the claim."""
+    if len(sys.argv) > 2 and sys.argv[1] == "--process":
+        print(json.dumps(train(json.loads(sys.argv[2]))))
+        return
+    quick = quick_asked(__doc__ or "")
+    report = Report("graph_training_speed", TARGETS)
+    scale: dict[str, Any] = {"events": 300_000, "trained": 40_000, "epochs": 3, "evaluations": 8}
+    if quick:
+        scale = {"events": 20_000, "trained": 2_000, "epochs": 2, "evaluations": 2}
+    arms = [a for a in ARMS if not quick or a.name in ("plain", "all on", "shared-memory queue")]
+    found: dict[str, list[dict[str, Any]]] = {a.name: [] for a in arms}
+    for turn in range(1 if quick else 3):
+        for arm in arms:
+            # The parts alone are shown, the claim is about the whole: they run once.
+            if turn and arm.name not in ("plain", "all on"):
+                continue
+            reply = run(arm, scale)
+            found[arm.name].append(reply)
+            print(
+                f"  {arm.name}: {reply['wall']:.1f} s, AUC {reply['auc'][-1]:.4f}",
+                file=sys.stderr,
+                flush=True,
+            )
+    wall = {name: statistics.median(r["wall"] for r in replies) for name, replies in found.items()}
+    cpu = {name: statistics.median(r["cpu"] for r in replies) for name, replies in found.items()}
+    rows = [
+        (
+            name,
+            wall[name],
+            wall["plain"] / wall[name],
+            cpu[name],
+            replies[0]["batches"],
+            replies[0]["fan_out"],
+            replies[0]["auc"][-1],
+        )
+        for name, replies in found.items()
+    ]
+    columns = ["", "wall s", "x plain", "CPU s, all", "batches a process", "neighbours at the end", "AUC"]
+    report.table(f"To a validation AUC of {AUC}, {PROCESSES} processes", columns, rows)
+    report.measures |= {f"{n.replace(' ', '_')}_wall": w for n, w in wall.items()}
+    reached = all(r["auc"][-1] >= AUC for n in ("plain", "all on") for r in found[n])
+    report.measures["all_over_plain"] = wall["plain"] / wall["all on"] if reached or quick else 0.0
+    report.finish()
+
+
+if __name__ == "__main__":
+    main()
