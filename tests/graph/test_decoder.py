@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from memberwise.graph.decoder import CosineDecoder, MLPDecoder
+from memberwise.graph.decoder import CosineDecoder, MLPDecoder, Popularity
 from memberwise.graph.losses import batch_bce, sampled_softmax
 
 R, C, D, A = 5, 7, 8, 3
@@ -94,3 +94,8 @@ def test_accidental_hits_are_no_negatives() -> None:
     for i, p in enumerate(positive.tolist()):
         expected = -F.logsigmoid(scores[i, p]) - F.logsigmoid(-scores[i, 2:]).mean()
         torch.testing.assert_close(bce[i], expected)
+
+
+def test_popularity_starts_as_the_mean_of_the_log_counts() -> None:
+    _, _, _, degrees = _inputs()
+    torch.testing.assert_close(Popularity(A)(degrees), degrees.mean(1))

@@ -10,19 +10,22 @@ from torch.nn import functional as F
 
 
 class Popularity(nn.Module):
-    """What a destination's own activity says, whoever asks: ``b_d = w . relu(W degrees_d)``.
+    """What a destination's own activity says, whoever asks: ``b_d = v . degrees_d + w . relu(W degrees_d)``.
 
-    Degrees ``[C, A]``; result ``[C]``. It starts at zero.
+    Degrees ``[C, A]`` are log counts over several windows; result ``[C]``. It starts as their mean: a softmax
+    over such scores chooses in proportion to the (geometric mean of the) counts.
     """
 
     def __init__(self, degrees: int, hidden: int = 16) -> None:
         super().__init__()
+        self.direct = nn.Linear(degrees, 1, bias=False)
         self.up, self.down = nn.Linear(degrees, hidden), nn.Linear(hidden, 1, bias=False)
+        nn.init.constant_(self.direct.weight, 1.0 / degrees)
         nn.init.zeros_(self.down.weight)
 
     def forward(self, degrees: Tensor) -> Tensor:
         """``[C, A] -> [C]``."""
-        return self.down(F.relu(self.up(degrees))).squeeze(-1)
+        return (self.direct(degrees) + self.down(F.relu(self.up(degrees)))).squeeze(-1)
 
 
 class CosineDecoder(nn.Module):
