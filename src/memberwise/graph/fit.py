@@ -29,7 +29,7 @@ def fit_encoder(
     graph: HeteroGraph,
     config: GraphConfig,
     before: int,
-    run: Path,
+    run: str | Path,
     *,
     seed: int = 0,
     resume: bool = False,
@@ -45,7 +45,7 @@ def fit_encoder(
         The section ``graph``.
     before : int
         Microseconds.
-    run : Path
+    run : path
         Folder for the log and the checkpoints.
     seed
         Of weights, order, sampling and dropout.
@@ -79,7 +79,7 @@ def fit_encoder(
         config.training,
         config.neighbourhood.fan_out,
         cold_nodes(graph, relations[0][0], relations[0][2], learned),
-        run,
+        Path(run),
         seed=order,
         identity=f"{graph!r} before {before}",
         watchers=watchers,
