@@ -49,7 +49,7 @@ PLAIN: dict[str, Any] = {
     "ids": None,
     "temporal": None,
 }
-IDS: dict[str, Any] = {"ids": {"min_count": 3, "dropout": 0.15}}
+IDS: dict[str, Any] = {"ids": {"min_count": 5, "dropout": 0.2}}
 ATTENTION = IDS | {"aggregator": "attention"}
 DUAL = ATTENTION | {"dual": True}
 _TEMPORAL: dict[str, Any] = {"length": 20, "prefix": 4, "heads": 4, "dropout": 0.1, "long_term": None}

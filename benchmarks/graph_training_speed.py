@@ -1,9 +1,10 @@
 """Time to the same validation AUC: all parts of the training pipeline against none of them.
 
-A graph of 300,000 events with known communities: 4,000 members, 3,000 items of which few are popular, sessions
-of four events, 200 neighbours a node where it has so many. The encoder (attention, two towers, ids, width 32) learns from the
-newest 40,000 events before valid. Two processes of one thread each train one model, with one more process or
-thread each that makes batches. The clock stands while validation is scored, which is the same for all.
+A graph of 300,000 events with known communities: 4,000 members, 3,000 items of which few are popular,
+sessions of four events, 200 neighbours a node where it has so many. The encoder (attention, two towers, ids,
+width 32) learns from the newest 40,000 events before valid. Two processes of one thread each train one model,
+with one more process or thread each that makes batches. The clock stands while validation is scored, which is
+the same for all.
 
 - plain: one query a record, 200 neighbours from the start, batches from a worker process through a pickling
   queue, all-reduce in every step;

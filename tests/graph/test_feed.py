@@ -199,12 +199,12 @@ def test_log_q_and_accidental_hits() -> None:
         assert set(own[arrays["forbidden"][i, : len(own)]]) == chosen
         assert not arrays["forbidden"][i, len(own) :].any()
     assert (~arrays["uniform"]).sum() == len(own)
-    month = records.times[0] - 30 * DAY
-    recent = (w.records.times >= month) & (np.arange(200) < 90) & (w.records.times < records.times[0])
-    count = np.bincount(w.records.destinations[recent], minlength=6)[own]
-    share = (count + 1) / (
-        np.searchsorted(w.records.times, records.times[0]) - np.searchsorted(w.records.times, month) + 6
-    )
+    share = np.full(len(own), 1 / 6)
+    for window, strength in ((30 * DAY, 6), (7 * DAY, 50), (2 * DAY, 50), (DAY // 2, 50)):
+        first = records.times[0]
+        there = (w.records.times < first) & (w.records.times >= first - window)
+        count = np.bincount(w.records.destinations[there], minlength=6)[own]
+        share = (count + strength * share) / (there.sum() + strength)
     expected = np.log(1 - np.exp(-(30 * share + 4 / 6)))
     np.testing.assert_allclose(arrays["log_q"][: len(own)], expected, atol=1e-4)
 

@@ -11,7 +11,7 @@ from memberwise.graph.queries import NodeNumbers
 from memberwise.graph.store import HeteroGraph
 from memberwise.schema import DAY, HOUR
 
-WINDOWS = (30 * DAY, 7 * DAY, DAY, HOUR)
+WINDOWS = (30 * DAY, 7 * DAY, 2 * DAY, 12 * HOUR, HOUR)
 WIDTH = 1 + len(WINDOWS)
 """Numbers per node: of all edges, then of those within each window."""
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memberwise.graph.config import EncoderConfig
-from memberwise.graph.degrees import degrees
+from memberwise.graph.degrees import WINDOWS, degrees
 from memberwise.graph.link_batch import narrow
 from memberwise.graph.node_table import NodeTable
 from memberwise.graph.queries import Level, ages, distinct, layer_blocks, levels
@@ -19,12 +19,12 @@ from memberwise.graph.sampling.base import FanOuts, Sampler, SampleRequest, Seed
 from memberwise.graph.sampling.neighbours import NeighbourSampler, Rule, SamplingConfig
 from memberwise.graph.store import HeteroGraph
 from memberwise.graph.types import TIMELESS, EdgeType
-from memberwise.schema import DAY
 
 Arrays = dict[str, npt.NDArray[Any]]
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
-POPULARITY_WINDOW = 30 * DAY
+PRIOR = 50.0
+"""Events that the popularity over a longer window counts for in that over a shorter one."""
 
 
 @dataclass(frozen=True)
@@ -276,11 +276,15 @@ class LinkFeed:
     def _log_q(self, recent: npt.NDArray[np.float32], size: int, first: int) -> npt.NDArray[np.float32]:
         """Log of the chance that each candidate is in a batch, from what was popular before it.
 
-        A candidate comes by being chosen (about ``size * p`` times, p its smoothed share of the last month's
-        edges) or by the uniform draw.
+        A candidate comes by being chosen (about ``size * p`` times, p its share of the edges) or by the
+        uniform draw. Shares change fast: that of each window is smoothed towards that of the next longer one,
+        ``p_w = (n_w + m p) / (N_w + m)``.
         """
-        begin = int(np.searchsorted(self.records.times, self.records.times[first] - POPULARITY_WINDOW))
-        share = (np.expm1(recent[:, 1]) + 1.0) / (first - begin + self.count)
+        share = np.full(len(recent), 1.0 / self.count)
+        for i, window in enumerate(WINDOWS[:-1]):
+            begin = int(np.searchsorted(self.records.times, self.records.times[first] - window))
+            strength = self.count if i == 0 else PRIOR
+            share = (np.expm1(recent[:, 1 + i]) + strength * share) / (first - begin + strength)
         expected = size * share + self.negatives / self.count
         return np.log(-np.expm1(-expected)).astype(np.float32)
 

@@ -16,6 +16,10 @@ from memberwise.nn.embedding import FusedEmbedding
 _SALTS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], np.uint64)
 
 
+ID_STD = 0.01
+"""Of the initial id embeddings: an id that was hardly trained says next to nothing."""
+
+
 class IdRows:
     """Rows of the id table for nodes: several hashes of the id if it was common in train, else its type's.
 
@@ -92,7 +96,7 @@ class NodeInput(nn.Module):
         )
         self.kind = nn.Embedding(len(self.types), dim)
         nn.init.normal_(self.kind.weight, std=0.1)
-        self.table = FusedEmbedding(ids.sizes, dim, std=0.1) if ids is not None else None
+        self.table = FusedEmbedding(ids.sizes, dim, std=ID_STD) if ids is not None else None
 
     @property
     def sparse_tables(self) -> list[FusedEmbedding]:
