@@ -62,10 +62,9 @@ ARMS = (
     Arm("+ attention", ATTENTION),
     Arm("+ dual encoder", DUAL),
     Arm("dual + temporal", TEMPORAL),
-    Arm("dual + temporal + long-term", LONG),
-    Arm("all", LONG),
+    Arm("all: + long-term loss", LONG),
 )
-TRAINED = 25_000
+TRAINED = 40_000
 """Newest records of train that the encoders learn from; all of them read the whole graph before each."""
 
 TRAINING: dict[str, Any] = {
