@@ -116,14 +116,13 @@ class GraphTrainer:
         self.run, self.seed, self.identity, self.watchers = run, seed, identity, list(watchers)
         self.team = team or Team.current()
         self.supply: Supply = supply or self._ahead
-        if not train.batches or not valid.batches:
+        if train.batches < self.team.size or not valid.batches:
             raise DataError(
                 "there are too few edges to learn from, or none to validate on",
                 where="graph",
                 fix="give a longer log, or a smaller training.batch_size",
             )
-        self.mine = len(range(self.team.rank, train.batches, self.team.size))
-        self.mine = train.batches // self.team.size or self.mine
+        self.mine = train.batches // self.team.size  # equally many for every process
         self.epochs = config.epochs + config.mlp_init
         self.total_batches = self.epochs * self.mine
         steps = self.total_batches * config.gradient_steps // config.accumulate
