@@ -128,3 +128,6 @@ def _rank(rec: Recommender, project: Project, out: Console) -> None:
     for i, row in enumerate(ranked.to_dicts(), 1):
         table.add_row(str(i), row["title"], ", ".join(row["genres"]), f"{row['liked']:.2f}")
     out.print(table)
+    last = mine.filter(pl.col("rating") >= 8)["movie_id"][-1]
+    near = rec.similar("item", last, 5).join(films, left_on="id", right_on="movie_id", maintain_order="left")
+    out.print(f"   by the graph nearest to {liked[-1]}: {', '.join(near['title'])}")
