@@ -68,10 +68,12 @@ TARGETS = (
 def main() -> None:
     """Compute the cells that are missing, then compare."""
     quick = quick_asked(__doc__ or "")
-    report = Report("meta_quality", TARGETS)
+    logs = LOGS[:1] if quick else LOGS
+    seen = (*logs, "synthetic")
+    report = Report("meta_quality", [t for t in TARGETS if t.measure.split(":")[0] in seen])
     report.versions |= {"torch": torch.__version__, "numpy": np.__version__}
     torch.set_num_threads(1)
-    for name in LOGS[:1] if quick else LOGS:
+    for name in logs:
         log = load(name, quick)
         cells = [cell(log, seed, quick) for seed in range(2 if quick else SEEDS)]
         scores = {m: np.stack([c[m] for c in cells]) for m in cells[0]}
@@ -87,11 +89,21 @@ def cell(log: Log, seed: int, quick: bool) -> dict[str, npt.NDArray[np.float32]]
         RECIPE, log.name, len(log.keys), seed, vars(budget), RANKER, log.project.to_dict()["aggregates"],
         _meta_cells.SUPPORT, _meta_cells.STEPS, _meta_cells.HIDDEN, torch.__version__,
     ]  # fmt: skip
+    found = _cached(log, seed, parts, lambda: _meta_cells.run(log, seed, budget, _say))
+    refreshed = [*parts, "refreshed", _meta_cells.REFRESH_RATES]
+    return found | _cached(log, seed, refreshed, lambda: _meta_cells.run_refreshed(log, seed, budget))
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _cached(log: Log, seed: int, parts: list[Any], compute: Any) -> dict[str, npt.NDArray[np.float32]]:
     name = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
     path = CACHE / "cells" / f"{log.name}-{seed}-{name}.npz"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        found = _meta_cells.run(log, seed, budget, lambda text: print(text, file=sys.stderr, flush=True))
+        found = compute()
         partial = path.with_suffix(".partial.npz")
         np.savez(partial, **found)
         partial.rename(path)

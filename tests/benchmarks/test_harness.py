@@ -137,7 +137,16 @@ def test_the_synthetic_log_has_a_known_truth_and_popular_ids(tmp_path: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["ranker_throughput", "loader_throughput", "aggregate_throughput"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ranker_throughput",
+        "loader_throughput",
+        "aggregate_throughput",
+        "meta_throughput",
+        "meta_quality",
+    ],
+)
 def test_a_benchmark_runs_quickly(name: str):
     run = subprocess.run(
         [sys.executable, str(BENCHMARKS / f"{name}.py"), "--quick"],
