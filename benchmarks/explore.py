@@ -36,8 +36,8 @@ SETTINGS: dict[str, tuple[float, ...]] = {
     "Thompson": (1.0, 0.5, 0.25),
     "greedy": (0.0,),
     "epsilon-greedy": (0.02, 0.05, 0.1),
-    "LinUCB": (0.3, 0.1, 0.03),
-    "LinTS": (0.3, 0.1, 0.03),
+    "LinUCB": (0.1, 0.03, 0.01),
+    "LinTS": (0.1, 0.03, 0.01),
     "Thompson, last layer only": (0.5,),
 }
 RIVALS = ("greedy", "epsilon-greedy", "LinUCB", "LinTS")
