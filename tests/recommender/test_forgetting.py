@@ -8,8 +8,11 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import yaml
+from typer.testing import CliRunner
 
 from memberwise import bundle
+from memberwise.cli import app
 from memberwise.data import tombstones
 from memberwise.data.hashing import hash_text
 from memberwise.errors import ConfigError, DataError
@@ -199,9 +202,14 @@ def test_what_was_interrupted_is_completed_by_the_next_call(
     assert not remains(Recommender.load(project.bundles), hashes(GONE))
     with pytest.raises(DataError, match="memberwise forget"):
         refuse_forgotten(project, project.bundles / "000001")
-    done = remove(Project.from_dict(project.to_dict(), tmp_path))
-    assert done.rewritten == ["000001", "000002"]
-    refuse_forgotten(project, project.bundles / "000001")
+    (tmp_path / "project.yaml").write_text(yaml.safe_dump(project.to_dict()))
+    back = ["bundles", "rollback", str(tmp_path), "000001"]
+    assert isinstance(CliRunner().invoke(app, back).exception, DataError)
+    done = CliRunner().invoke(app, ["forget", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    assert "2 earlier ones rewritten" in done.output
+    assert "Traces that remain" in done.output
+    assert CliRunner().invoke(app, back).exit_code == 0
 
 
 def test_reading_the_log_again_does_not_bring_the_member_back(
