@@ -22,7 +22,7 @@ from memberwise.bayes.dirichlet_mixture import (
 )
 from memberwise.bayes.mixture_kernels import exponentials
 from memberwise.bayes.normal_means import Points, summarise
-from memberwise.bayes.npmle import npmle
+from memberwise.bayes.npmle import _quadratic_step, npmle
 from memberwise.errors import BundleError, ConfigError
 
 
@@ -168,6 +168,13 @@ def test_the_npmle_carries_a_certificate_of_optimality():
     gradient = (norm.pdf(x[:, None] - grid) / density[:, None]).mean(axis=0) - 1.0
     assert gradient.max() < 1e-6
     assert prior.weights.sum() == pytest.approx(1.0)
+
+
+def test_a_step_over_columns_that_are_alike_stays_on_the_simplex():
+    columns = np.ones((500, 90)) * np.random.default_rng(0).uniform(0.1, 1.0, (500, 1))
+    weights = _quadratic_step(columns, np.full(500, 1 / 500), np.full(90, 1 / 90))
+    assert (weights >= 0).all()
+    assert weights.sum() == pytest.approx(1.0)
 
 
 @pytest.mark.slow

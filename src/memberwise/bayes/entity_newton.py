@@ -141,8 +141,9 @@ def newton_entity(
 ) -> bool:  # fmt: skip
     """Minimise F from w [d], in place; False, and w of no use, when it cannot be done.
 
-    It ends when the decrease still to be had is at most ``tol``, after one last step. Then ``H`` holds
-    the Hessian, ``R`` its factor, and the first row of ``per_row`` the linear predictor at w.
+    It ends when the decrease still to be had is at most ``tol``, after one last step. Then the first of
+    ``per_row`` holds the linear predictor at w, ``H`` the Hessian where that step began, which is at most
+    sqrt(2 tol) posterior standard deviations away, and ``R`` its factor.
 
     Newton's first steps fall short because the loss is less curved farther out: each step gets a
     third-order term, and the length that one Newton iteration along it suggests.

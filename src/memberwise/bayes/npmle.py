@@ -102,7 +102,10 @@ def _quadratic_step(columns: FloatArray, share: FloatArray, weights: FloatArray)
     scaled = columns * (root / (columns @ weights))[:, None]
     gram, right = scaled.T @ scaled, 2.0 * (scaled.T @ root)
     heavy = 1e4
-    lower = np.linalg.cholesky(gram + heavy * np.ones_like(gram) + 1e-10 * np.eye(gram.shape[0]))
+    gram += heavy
+    # Columns of neighbouring grid points are nearly alike: lift the diagonal above rounding.
+    gram[np.diag_indices_from(gram)] += 100 * np.finfo(float).eps * np.trace(gram)
+    lower = np.linalg.cholesky(gram)
     target = np.linalg.solve(lower, right + heavy)
     solution, _ = nnls(lower.T, target, maxiter=50 * gram.shape[0])
     total = solution.sum()
