@@ -170,11 +170,15 @@ def test_the_npmle_carries_a_certificate_of_optimality():
     assert prior.weights.sum() == pytest.approx(1.0)
 
 
-def test_a_step_over_columns_that_are_alike_stays_on_the_simplex():
-    columns = np.ones((500, 90)) * np.random.default_rng(0).uniform(0.1, 1.0, (500, 1))
-    weights = _quadratic_step(columns, np.full(500, 1 / 500), np.full(90, 1 / 90))
+def test_a_step_from_a_prior_that_hardly_reaches_an_observation_stays_on_the_simplex():
+    x = np.append(np.random.default_rng(0).standard_normal(500), 7.0)
+    grid = np.append(np.linspace(-0.5, 0.5, 30), 7.0)
+    columns = np.exp(-0.5 * (x[:, None] - grid) ** 2)
+    start = np.append(np.full(30, 1 / 30), 0.0)
+    weights = _quadratic_step(columns, np.full(501, 1 / 501), start)
     assert (weights >= 0).all()
     assert weights.sum() == pytest.approx(1.0)
+    assert weights[-1] > 0
 
 
 @pytest.mark.slow
