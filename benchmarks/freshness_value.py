@@ -45,6 +45,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "effects": {"effects": {}},
     "ranker every 5, effects": {"every": 5, "effects": {}},
     "effects and last layer": {"effects": {}, "exploration": True},
+    "effects and last layer, half-life 7d": {"effects": {}, "exploration": True, "half_life": "7d"},
     "ranker every 5, effects, last layer": {"every": 5, "effects": {}, "exploration": True},
 }
 """Ways to stay fresh, of which rows 80-90 % choose one."""
@@ -78,7 +79,8 @@ def parts(log: Log, cold: Cold, way: dict[str, Any]) -> Parts:
     if "effects" in way:
         found["effects"] = log.effects(cold, EffectsConfig(**way["effects"]))
     if "exploration" in way:
-        config = log.project.config.model_copy(update={"exploration": ExplorationConfig()})
+        settings = ExplorationConfig(half_life=way.get("half_life"))
+        config = log.project.config.model_copy(update={"exploration": settings})
         fitting = Fitting(type(log.project)(config, log.project.base), log.prepared)
         fitting.ranker, fitting.parts = cold.ranker, dict(found)
         found["exploration"] = ExplorationPart.fit(fitting)
