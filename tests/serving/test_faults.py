@@ -235,7 +235,7 @@ def test_kill_minus_nine_loses_no_event_that_was_accepted(project: Project) -> N
     found = Counter(e["num"] for e in stored(project.output / "inbox"))
     assert set(found) >= {float(k) for k in range(accepted)}
     assert len(found) <= accepted + 5 * 3  # a request that was under way may be there, whole
-    assert accepted > 50
+    assert accepted >= 15
 
 
 @pytest.mark.slow

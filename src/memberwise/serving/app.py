@@ -66,6 +66,11 @@ class Server:
 
     # -- what the routes do -----------------------------------------------------------------------
 
+    async def answer(self, body: bytes) -> bytes:
+        """The answer to the body of a request for a ranking."""
+        ask = decode_rank(body)
+        return await self.lane.run(lambda: self.rank(ask))
+
     def rank(self, ask: RankRequest) -> bytes:
         """Answer in the scoring thread."""
         served = self.served()
@@ -161,7 +166,7 @@ def create_app(server: Server) -> FastAPI:
     app.state.server = server
     _routes(app, server)
     _openapi(app, server.settings.token is not None)
-    app.add_middleware(Guard, settings=server.settings, measures=server.measures)
+    app.add_middleware(Guard, settings=server.settings, measures=server.measures, hot=server.answer)
     return app
 
 
@@ -206,8 +211,7 @@ def _routes(app: FastAPI, server: Server) -> None:
         response_class=Response,
     )
     async def rank(request: Request) -> Response:
-        ask = decode_rank(await request.body())
-        return Response(await server.lane.run(lambda: server.rank(ask)), media_type="application/json")
+        return Response(await server.answer(await request.body()), media_type="application/json")
 
     @app.post(
         "/events",
