@@ -61,6 +61,7 @@ ARMS = (
     Arm("+ ids", IDS),
     Arm("+ attention", ATTENTION),
     Arm("+ dual encoder", DUAL),
+    Arm("dual + PPR", DUAL, {"draw": "ppr"}),
     Arm("dual + temporal", TEMPORAL),
     Arm("all: + long-term loss", LONG),
 )

@@ -94,6 +94,26 @@ def test_a_refresh_touches_what_changes_and_nothing_else(settings: dict[str, Any
     assert len(found["member"]) < 30 + 1
 
 
+def test_with_ppr_a_refresh_misses_nothing() -> None:
+    graph = communities(members=30, items=26, events=150, seed=2)
+    hashes = np.concatenate([typed_hashes(graph.nodes[t]) for t in graph.node_types])
+    around = Neighbourhood(fan_out=3, draw="ppr")
+    encoder = GraphEncoder.new(graph, (RATES,), small(), around, IdRows(3, 100, 2, hashes), seed=1)
+    newer, ends = graph.append([_events(graph, [(4, 7), ("new", 3)])])
+    moment = _last(newer) + 1
+    found = touched(encoder, newer, ends, moment)
+    before, after = embed_all(encoder, graph, moment), embed_all(encoder, newer, moment)
+    for node_type in ("member", "item"):
+        old, now = before[node_type].vectors, after[node_type].vectors
+        moved = np.flatnonzero(np.abs(now[: len(old)] - old).max(1) > 1e-5)
+        assert len(moved)
+        assert set(moved) <= set(found[node_type])
+        alone = encoder.embed(newer, node_type, found[node_type], moment)
+        np.testing.assert_allclose(alone.vectors, now[found[node_type]], rtol=1e-4, atol=1e-5)
+    with pytest.raises(ConfigError, match="reaches two hops"):
+        GraphEncoder.new(graph, (RATES,), small(layers=2), around, encoder.ids)
+
+
 def test_a_new_node_is_embedded_from_what_it_did() -> None:
     graph = communities()
     encoder = _encoder(graph)

@@ -109,7 +109,19 @@ class GraphEncoder:
         ids: IdRows,
         seed: int = 0,
     ) -> GraphEncoder:
-        """An untrained encoder for a graph."""
+        """An untrained encoder for a graph.
+
+        Raises
+        ------
+        ConfigError
+            If several layers are asked for where one query reaches two hops already.
+        """
+        if neighbourhood.reach > 1 and config.layers > 1:
+            raise ConfigError(
+                f"ppr reaches two hops in one query; {config.layers} layers are asked for",
+                where="graph.encoder.layers",
+                fix="write layers: 1, or another neighbourhood.draw",
+            )
         table = NodeTable.of(graph, ids)
         edge_types = (*graph.edge_types, *neighbourhood.virtual(graph))
         shape = GraphShape(table.widths, len(edge_types), WIDTH, len(relations))

@@ -143,7 +143,8 @@ def touched(
     """Members and items whose vectors change with new edges: no more and no fewer.
 
     The vector of v changes if v is an end of a new edge, or if one of the neighbours that it hears from has
-    changed one layer below. (Time passes for all: what was not touched keeps the ages of its last refresh.)
+    changed one layer below. With ppr it may be more, but no fewer: an edge two hops away moves scores. (Time
+    passes for all: what was not touched keeps the ages of its last refresh.)
 
     Parameters
     ----------
@@ -198,8 +199,9 @@ def _hearing(encoder: GraphEncoder, queries: QueryMaker, changed: I64, moment: i
         if not parts:
             continue
         for nodes in chunks(np.unique(np.concatenate(parts))):
-            seeds = SeedBatch(node_type, nodes, np.full(len(nodes), moment))
-            tree = queries.tree(seeds, encoder.neighbourhood.fan_out, 0, 1)
-            hears = np.isin(tree[1].nodes, changed)
-            found.append(nodes[np.unique(tree[1].seeds[hears])].astype(np.int64) + numbers.start(node_type))
+            if encoder.neighbourhood.reach == 1:
+                seeds = SeedBatch(node_type, nodes, np.full(len(nodes), moment))
+                tree = queries.tree(seeds, encoder.neighbourhood.fan_out, 0, 1)
+                nodes = nodes[np.unique(tree[1].seeds[np.isin(tree[1].nodes, changed)])]
+            found.append(nodes.astype(np.int64) + numbers.start(node_type))
     return np.unique(np.concatenate(found))
