@@ -19,8 +19,8 @@ class Neighbourhood(Model):
 
     draw: Literal["last", "uniform", "weighted", "ppr"] = Field(
         "last",
-        description="last: the newest; uniform, weighted: at random in training, the newest later; ppr: those "
-        "at which walks of up to two steps end most often (one layer only).",
+        description="last: the newest; uniform, weighted: at random in training, the newest later; ppr: "
+        "those at which walks of up to two steps end most often (one layer only).",
     )
     fan_out: int = Field(30, ge=1, le=1000, description="Neighbours a node and edge type.")
     window: Duration | None = Field(None, description="Only edges this recent: 30d.")
