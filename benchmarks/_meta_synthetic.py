@@ -38,7 +38,7 @@ class World(nn.Module):
 
 def run(quick: bool) -> dict[int, dict[str, float]]:
     """Log-losses by size of the support, on members that were not trained on."""
-    members = 200 if quick else 1800
+    members = 200 if quick else 3000
     rng = np.random.default_rng(0)
     who = np.tile(np.arange(members), ROWS)
     u = SCALE * rng.normal(size=(members, 2))
@@ -53,7 +53,7 @@ def run(quick: bool) -> dict[int, dict[str, float]]:
     known = owner < members * 6 // 10
     torch.manual_seed(0)
     world = World()
-    inner = InnerLoop(MetaBlock(1, [], 8), InnerConfig(steps=3, clip_norm=10.0))
+    inner = InnerLoop(MetaBlock(1, [], 8), InnerConfig(steps=5, clip_norm=10.0))
     learner = MetaLearner(world, inner)
     folder = Path(tempfile.mkdtemp())
     settings = MetaTrainingConfig(
