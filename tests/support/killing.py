@@ -1,17 +1,29 @@
-"""An update in a process of its own, to be killed. Importing this reads all that an update needs."""
+"""An update in a process of its own, which dies by kill -9 at a chosen moment."""
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 from multiprocessing.connection import Connection
 
 from memberwise.fresh.update import update
 from memberwise.project import Project
 
 
-def update_when_told(project: str, events: str, link: Connection) -> None:
-    """Say that everything is read, wait for the word, update, say so."""
-    loaded = Project.load(project)
-    link.send("ready")
-    link.recv()
+def update_and_die(project: str, events: str, moment: int | None, link: Connection) -> None:
+    """Update; kill this process at the given audit event (a file opened, linked, renamed, ...).
+
+    Without a moment, say how many there were.
+    """
+    loaded, count = Project.load(project), 0
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        nonlocal count
+        count += 1
+        if count == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
     update(loaded, events, train=True)
-    link.send("done")
+    link.send(count)
