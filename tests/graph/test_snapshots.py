@@ -13,7 +13,7 @@ from support.graphs import RATES, communities
 
 
 def test_moments_of_refresh() -> None:
-    assert moments(5, 20, 10).tolist() == [10, 20, 30]
+    assert moments(5, 20, 10).tolist() == [10, 20, 21]
     assert moments(10, 19, 10).tolist() == [20]
 
 

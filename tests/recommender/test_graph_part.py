@@ -112,9 +112,8 @@ def test_scores_and_answers_are_the_same_after_loading(
 
 def test_an_update_refreshes_exactly_whom_it_touches(fitted: tuple[Project, Recommender]) -> None:
     _, rec = fitted
-    events = pl.DataFrame(
-        {"t": [1_605_000_000, 1_605_000_001], "m": ["m3", "nobody"], "i": ["i4", "i5"], "y": [1, 1]}
-    )
+    last = int(_log()["t"].max())  # type: ignore[arg-type]
+    events = pl.DataFrame({"t": [last + 1, last + 2], "m": ["m3", "nobody"], "i": ["i4", "i5"], "y": [1, 1]})
     newer = rec.update(events)
     before, after = rec.pipeline.vectors["graph(member)"], newer.pipeline.vectors["graph(member)"]
     added = after.keys[after.cutoffs > int(before.cutoffs.max())]

@@ -60,8 +60,8 @@ class Ends:
 
 
 def moments(start: int, end: int, every: int) -> I64:
-    """Moments of refresh: multiples of `every` after `start`, up to the first one after `end`."""
-    return np.arange(start // every + 1, end // every + 2) * every
+    """Moments of refresh: multiples of `every` after `start`, up to `end`, and just after the last event."""
+    return np.append(np.arange(start // every + 1, end // every + 1) * every, end + 1)
 
 
 def timelines(
