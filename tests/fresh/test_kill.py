@@ -21,11 +21,11 @@ from support.killing import update_and_die
 MOMENTS = 50
 
 
-def run(project: Path, events: Path, moment: int | None) -> int | None:
-    """An update that is killed at a moment; or, without one, how many moments it has."""
+def run(project: Path, events: Path, where: str, moment: int | None) -> int | None:
+    """An update killed when it touches such files for so many times; without a moment, how often it does."""
     context = multiprocessing.get_context("spawn")
     mine, theirs = context.Pipe(duplex=False)
-    arguments = (str(project), str(events), moment, theirs)
+    arguments = (str(project), str(events), where, moment, theirs)
     process = context.Process(target=update_and_die, args=arguments)
     process.start()
     theirs.close()
@@ -52,7 +52,7 @@ def test_what_is_in_service_survives_any_moment(
         return Recommender.load(project.bundles).rank("m1", ["i1", "i2"], context=ask)["y"].to_list()
 
     before = ranked()
-    moments = run(path, events, None)
+    moments = run(path, events, ".partial", None)
     assert moments is not None
     after = ranked()
     assert after != before
@@ -61,8 +61,9 @@ def test_what_is_in_service_survives_any_moment(
     for k in range(MOMENTS):
         shutil.rmtree(project.bundles)
         shutil.copytree(kept, project.bundles, symlinks=True)
-        # Every part of the update is hit: the moments are spread evenly, and shaken.
-        assert run(path, events, 1 + int(moments * (k + rng.random()) / MOMENTS)) is None
+        # The moments are spread evenly, and shaken.
+        moment = 1 + int(moments * (k + rng.random()) / MOMENTS)
+        assert run(path, events, ".partial", moment) is None
         for version in bundle.versions(project.bundles):
             bundle.verify(version)
         found = ranked()

@@ -11,8 +11,9 @@ from memberwise.fresh.update import update
 from memberwise.project import Project
 
 
-def update_and_die(project: str, events: str, moment: int | None, link: Connection) -> None:
-    """Update; kill this process at the given audit event (a file opened, linked, renamed, ...).
+def update_and_die(project: str, events: str, where: str, moment: int | None, link: Connection) -> None:
+    """Update; kill this process at the given audit event (a file opened, linked, renamed, ...) that names
+    a path with `where` in it.
 
     Without a moment, say how many there were.
     """
@@ -20,7 +21,7 @@ def update_and_die(project: str, events: str, moment: int | None, link: Connecti
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:
         nonlocal count
-        count += 1
+        count += any(where in str(a) for a in arguments if isinstance(a, str | os.PathLike))
         if count == moment:
             os.kill(os.getpid(), signal.SIGKILL)
 
