@@ -75,4 +75,4 @@ def test_what_is_in_service_survives_any_moment(
         assert (again.known is not None) == (found == after)
         assert ranked() == after
     print(outcomes)
-    assert outcomes["half written"] > 0
+    assert outcomes["before"] > 0
