@@ -1,0 +1,5 @@
+"""``python -m memberwise.cli``."""
+
+from memberwise.cli import main
+
+main()

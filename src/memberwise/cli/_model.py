@@ -1,0 +1,256 @@
+"""From a log to a ranker: demo, init, doctor, fit, tune, evaluate, rank."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from memberwise.cli._app import ProjectPath, app, literal, out
+from memberwise.errors import ConfigError
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Directory for the results.")] = Path("runs/demo"),
+) -> None:
+    """Fit, evaluate and rank on bundled real data, in minutes.
+
+    Trains on 80,000 film ratings (MovieTweetings, 2013), compares with simple models on the last 10,000, and
+    ranks films for a member. Leaves metrics.json, report.html and bundles/ in the output directory.
+    """
+    from memberwise.demo import run
+
+    run(output, out)
+
+
+@app.command()
+def init(
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE...", help="The event log, and entity tables if any.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Project file to write.")] = Path(
+        "project.yaml"
+    ),
+    force: Annotated[bool, typer.Option(help="Overwrite the file if it is there.")] = False,
+    time: Annotated[str | None, typer.Option(help="Column with the time, if it is not found.")] = None,
+    member: Annotated[str | None, typer.Option(help="Column with the member's id.")] = None,
+    item: Annotated[str | None, typer.Option(help="Column with the item's id.")] = None,
+    request: Annotated[str | None, typer.Option(help="Column that groups the rows shown together.")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(help="Column to predict (repeat for several tasks).")
+    ] = None,
+) -> None:
+    """Look at the columns of your files and propose a commented project file.
+
+    Finds the time, the members, the items and what could be a label; counts values and missing ones; and
+    writes a project.yaml that can be fitted as it stands. Read it before you trust it. Say with the options
+    what it cannot guess from the names.
+    """
+    from memberwise.starter import propose
+
+    if output.exists() and not force:
+        raise ConfigError(
+            "is there already", where=str(output), fix="choose another --output, or add --force"
+        )
+    proposal = propose(
+        files,
+        base=output.parent,
+        time=time,
+        member=member,
+        item=item,
+        request=request,
+        labels=label or (),
+    )
+    output.write_text(proposal.yaml, encoding="utf-8")
+    for note in proposal.notes:
+        out.print(f"- {literal(note)}")
+    out.print(f"\nWrote [bold]{output}[/]. Read it, then: [bold]memberwise doctor {output}[/]")
+
+
+@app.command()
+def doctor(project: ProjectPath) -> None:
+    """Check a project against its data before any training.
+
+    Looks for what makes a ranker wrong without an error: columns that give the label away, time that is out
+    of order, ids that never return, duplicate rows, splits that differ. Exit code 1 if it finds an error.
+    """
+    from memberwise.doctor import examine
+    from memberwise.project import Project
+
+    diagnosis = examine(Project.load(project))
+    out.print(diagnosis.render())
+    if not diagnosis.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def fit(
+    project: ProjectPath,
+    resume: Annotated[
+        bool, typer.Option(help="Go on from the last checkpoint of an interrupted fit.")
+    ] = False,
+    tensorboard: Annotated[
+        bool, typer.Option(help="Also write TensorBoard logs, if it is installed.")
+    ] = True,
+) -> None:
+    """Train the ranker of a project and publish it as a new version.
+
+    The log is prepared once and found again as long as neither the schema nor the files change. Stop it as
+    you like, even with kill -9: --resume goes on from the last checkpoint and ends with the same numbers.
+    """
+    from memberwise.fresh.reference import fit_info
+    from memberwise.project import Project
+    from memberwise.ranking.progress import ProgressBar, TensorBoard
+    from memberwise.recommender import Recommender
+
+    loaded = Project.load(project)
+    if resume and not (loaded.output / "run" / "checkpoint.safetensors").exists():
+        out.print("There is no checkpoint to resume from: the fit starts at the beginning.")
+    with ProgressBar() as bar:
+        watchers: list[Any] = [bar]
+        if tensorboard and TensorBoard.installed():
+            watchers.append(TensorBoard(loaded.output / "run" / "tensorboard"))
+        rec = Recommender.fit(loaded, resume=resume, watchers=watchers, progress=bar.stage)
+    _say_rows(rec.summary)
+    path = rec.save(info=fit_info(rec))
+    best = min((r for r in rec.log if r["split"] == "valid" and r["best"]), key=lambda r: -r["step"])
+    out.print(f"Best on valid: log-loss {best['log_loss']:.4f}, AUC {best['auc']:.4f} at step {best['step']}")
+    out.print(
+        f"Published [bold]{path}[/] in {rec.fit_seconds:.0f} s. Next: [bold]memberwise evaluate {project}[/]"
+    )
+
+
+def _say_rows(summary: dict[str, Any]) -> None:
+    parts = ", ".join(f"{name} {part['rows']:,}" for name, part in summary["splits"].items())
+    out.print(f"Rows: {parts}; {summary['members']:,} members, {summary['items']:,} items")
+    if summary["rows rejected"]:
+        reasons = "; ".join(f"{n:,} x {r}" for r, n in summary["reasons"].items())
+        out.print(
+            f"[yellow]{summary['rows rejected']:,} rows could not be used[/]: {reasons} (see rejects.parquet)"
+        )
+    if summary.get("negatives"):
+        out.print(summary["negatives"])
+
+
+@app.command()
+def tune(
+    project: ProjectPath,
+    trials: Annotated[int, typer.Option(min=1, help="How many in all, earlier runs included.")] = 40,
+) -> None:
+    """Search better settings of the ranker and its training, and print what to paste into the project.
+
+    Judged by training.metric on valid; the project as it stands is tried first. Trials that fall behind are
+    given up, and all are kept in a journal: stop it as you like, the same command goes on.
+    """
+    from memberwise.project import Project
+    from memberwise.ranking.progress import ProgressBar
+    from memberwise.tune import tune as search
+
+    def told(number: int, value: float | None) -> None:
+        out.print(f"trial {number}: {'given up' if value is None else f'{value:.5f}'}")
+
+    loaded = Project.load(project)
+    with ProgressBar() as bar:
+        found = search(loaded, trials, progress=bar.stage, told=told)
+    out.print(
+        f"{found.finished} trials, {found.given_up} given up. {found.metric} on valid: {found.own:.5f} as it "
+        f"stands, {found.best:.5f} at best ({found.storage})",
+        soft_wrap=True,
+    )
+    if found.settings:
+        out.print(f"Paste into [bold]{project}[/], in place of its ranker and training keys of that name:\n")
+        print(found.snippet)
+    else:
+        out.print("The project as it stands is the best that was found.")
+
+
+@app.command()
+def evaluate(
+    project: ProjectPath,
+    events: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[EVENTS...]", help="Labelled events; default: the test split."),
+    ] = None,
+    baselines: Annotated[
+        bool, typer.Option(help="Also fit simple models and compare (on the test split only).")
+    ] = True,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="HTML report; default: report.html (or report-events.html) in the runs."),
+    ] = None,
+    draws: Annotated[
+        int, typer.Option(min=20, help="Bootstrap draws of members behind the intervals.")
+    ] = 1000,
+) -> None:
+    """Score labelled events with the current version and write the report.
+
+    Every row sees only its past, as old as the declared delays say. Intervals resample members; differences
+    to the simple models are paired.
+    """
+    from memberwise.project import Project
+    from memberwise.recommender import Recommender
+
+    loaded = Project.load(project)
+    rec = Recommender.load(loaded.bundles)
+    with out.status("Scoring and resampling"):
+        found = rec.evaluate(events or None, baselines=baselines and not events, draws=draws)
+    # Simple models are fitted on the project's own rows: they have no features for other events.
+    target = report or loaded.output / ("report-events.html" if events else "report.html")
+    found.write(target)
+    found.to_json(target.with_suffix(".json"))
+    out.print(found.table())
+    for warning in found.warnings:
+        out.print(f"[yellow]{literal(warning)}[/]")
+    out.print(f"Report: [bold]{target}[/]")
+
+
+@app.command()
+def rank(
+    project: ProjectPath,
+    member: Annotated[str, typer.Option(help="Id of the member.")],
+    item: Annotated[
+        list[str] | None, typer.Option(help="A candidate (repeat); default: all of the item table.")
+    ] = None,
+    k: Annotated[int, typer.Option(min=1, help="How many to show.")] = 10,
+    at: Annotated[
+        datetime | None, typer.Option(help="Moment of the request, UTC; default: now as the log knows it.")
+    ] = None,
+    context: Annotated[str, typer.Option(help="Event columns that features read, as JSON.")] = "{}",
+    explore: Annotated[
+        bool, typer.Option(help="Order by a draw from what is known; also shows each place's propensity.")
+    ] = False,
+    seed: Annotated[int | None, typer.Option(help="Of the draw; new every time if not given.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object a line instead of a table.")
+    ] = False,
+) -> None:
+    """Order items for a member with the current version, best first.
+
+    With --explore the order is a draw from the posterior of the last layer (section exploration of the
+    project). Log the propensity with what you show: memberwise offpolicy can then judge other policies.
+    """
+    from memberwise.project import Project
+    from memberwise.recommender import Recommender
+
+    try:
+        values = json.loads(context)
+    except ValueError as error:
+        raise ConfigError(
+            f"is not JSON: {error}", where="--context", fix="""write it like '{"store": 3}'"""
+        ) from error
+    if not isinstance(values, dict):
+        raise ConfigError("is not a JSON object", where="--context", fix="""write it like '{"store": 3}'""")
+    rec = Recommender.load(Project.load(project).bundles)
+    ranked = rec.rank(member, item or None, k, at=at, context=values, explore=explore, seed=seed)
+    if as_json:
+        print("\n".join(json.dumps(found) for found in ranked.to_dicts()))
+        return
+    table = Table("", *ranked.columns, title=f"member {literal(member)}, version {rec.version}")
+    for i, row in enumerate(ranked.iter_rows(), 1):
+        table.add_row(str(i), *(f"{v:.4f}" if isinstance(v, float) else literal(str(v)) for v in row))
+    out.print(table)

@@ -1,0 +1,159 @@
+"""In production: serve, follow, compress, forget."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from memberwise.cli._app import ProjectPath, app, literal, out
+
+
+@app.command()
+def serve(
+    project: ProjectPath,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8600,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Processes that share the port.")] = 1,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(help="File with the token that clients must send; default: MEMBERWISE_TOKEN, or none."),
+    ] = None,
+    clock: Annotated[str, typer.Option(help="wall, or log: just after the last event seen.")] = "wall",
+    engine: Annotated[str, typer.Option(help="auto, float32, int8 or torch.")] = "auto",
+    tables: Annotated[str, typer.Option(help="Embedding tables in memory: float32 or int8.")] = "float32",
+    max_candidates: Annotated[int, typer.Option(min=1, help="Candidates of one request.")] = 10_000,
+    timeout: Annotated[float, typer.Option(min=0.01, help="Seconds that a request may wait.")] = 1.0,
+) -> None:
+    """Serve the current version over HTTP, and swap to a newer one without losing a request.
+
+    POST /rank orders candidates, POST /events stores what happened, / is a page for people and /docs
+    describes the rest. Events are seen by the next version that `memberwise follow` publishes.
+    """
+    from memberwise.project import Project
+    from memberwise.serving.run import serve as run
+    from memberwise.serving.settings import settings
+
+    run(
+        Project.load(project),
+        settings(
+            host=host,
+            port=port,
+            workers=workers,
+            clock=clock,
+            engine=engine,
+            tables=tables,
+            max_candidates=max_candidates,
+            timeout=timeout,
+        ).with_token(token_file),
+    )
+
+
+@app.command()
+def follow(
+    project: ProjectPath,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            help="Directory of events, or redis://HOST/DB?stream=NAME; default: the server's inbox."
+        ),
+    ] = None,
+    pause: Annotated[float, typer.Option(min=0.05, help="Seconds between looks when nothing is new.")] = 1.0,
+    settle: Annotated[float, typer.Option(min=0, help="Seconds that an event waits for late ones.")] = 2.0,
+    limit: Annotated[int, typer.Option(min=1, help="Events of one version.")] = 100_000,
+    once: Annotated[bool, typer.Option(help="Take what is there, publish, and stop.")] = False,
+) -> None:
+    """Let new versions see new events as they come, each event once.
+
+    Kill it when you like: where it stands is a part of the version that it publishes.
+    """
+    from memberwise.project import Project
+    from memberwise.serving import logs
+    from memberwise.serving.follow import Follower, source_of
+
+    loaded = Project.load(project)
+    follower = Follower(loaded, source_of(loaded, source), limit=limit, settle=settle)
+    if not once:
+        logs.to_json()
+        follower.run(pause)
+        return
+    while (done := follower.step()).version is not None:
+        out.print(f"{done.counted:,} events -> [bold]{done.version}[/]")
+    for reason, count in done.left_out.items():
+        out.print(f"[yellow]{count:,} events left out[/]: {reason}")
+
+
+@app.command()
+def compress(
+    project: ProjectPath,
+    report: Annotated[
+        Path | None, typer.Option(help="JSON file to write; default: compress.json in the runs.")
+    ] = None,
+    fewer: Annotated[
+        int, typer.Option(min=0, help="Also fit again with so many times fewer rows in large tables (slow).")
+    ] = 0,
+) -> None:
+    """Measure what int8 and smaller tables save and cost: size, time, AUC; and test the int8 ranker.
+
+    `memberwise serve --engine int8` takes the int8 ranker only where it lost next to nothing here.
+    """
+    from dataclasses import asdict
+
+    from memberwise.project import Project
+    from memberwise.serving.compress import compress as measure
+    from memberwise.serving.compress import refit
+
+    loaded = Project.load(project)
+    choices = measure(loaded)
+    if fewer > 1:
+        choices += refit(loaded, fewer, choices[0].auc)
+    tasks = loaded.config.task_names
+    table = Table("", "tables MB", "dense MB", "ms / 256", *(f"AUC {t}" for t in tasks), "largest change")
+    for c in choices:
+        change = max(c.change, key=abs)
+        numbers = f"{c.table_mb:.2f}", f"{c.core_mb:.2f}", f"{c.ms:.2f}", *(f"{a:.4f}" for a in c.auc)
+        table.add_row(c.name, *numbers, f"{change:+.5f}")
+    out.print(table)
+    target = report or loaded.output / "compress.json"
+    target.write_text(json.dumps([asdict(c) for c in choices], indent=1))
+    out.print(f"Written: [bold]{target}[/]")
+
+
+@app.command()
+def forget(
+    project: ProjectPath,
+    member: Annotated[
+        list[str] | None,
+        typer.Option(help="Id of a member to forget (repeat); none to complete what was begun."),
+    ] = None,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for an update at work.")] = 60.0,
+) -> None:
+    """Remove members from everything that the project keeps, for good.
+
+    Their aggregates, histories, effects, vectors, rows and their own embeddings leave every saved version;
+    prepared rows and checkpoints are deleted; events that came through the server are overwritten. From then
+    on their events are left out wherever a log is read: a new fit or a replay does not bring them back, and
+    a version that still knows them is not rolled back to.
+
+    Weights that were learned from all members together stay until the next full fit. Your own files are
+    yours: the list at the end names those that still hold their rows. Members whom the server was asked to
+    forget (DELETE /members/ID) are completed by the same command, without --member.
+    """
+    from memberwise.project import Project
+    from memberwise.recommender.removal import remove
+
+    with out.status("Rewriting versions"):
+        done = remove(Project.load(project), member or [], wait=wait)
+    if done.published is not None:
+        out.print(f"Current version: [bold]{done.published}[/]; {len(done.rewritten)} earlier ones rewritten")
+    for name in done.removed:
+        out.print(f"[yellow]Version {literal(name)} could not be read, and was removed[/]")
+    for name, what in done.files.items():
+        out.print(f"- {literal(name)}: {what}")
+    out.print("Traces that remain, inseparable from all others:")
+    for trace in done.traces:
+        out.print(f"- {trace}")
+    out.print("Yours to clean: " + ", ".join(literal(str(p)) for p in done.outside))
