@@ -184,7 +184,7 @@ def drifting(report: Report, slices: int, rows: int) -> None:
     refit = run(BayesianLogisticRegression(), X, labels, parts, first, refit=True)
     tried = {
         f"delta {d:g}": run(BayesianLogisticRegression(forgetting=d), X, labels, parts, first, refit=False)
-        for d in (1.0, 0.95, 0.9, 0.8)
+        for d in (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
     }
     conclude(report, "drifting", refit, tried, online(scipy.sparse.csr_array(X), labels, parts, first))
 
