@@ -19,6 +19,7 @@ from memberwise.serving.dense import DenseTransform
 from memberwise.serving.engine import OnnxEngine, TorchEngine, example, export
 from memberwise.serving.fast import FastScorer
 from memberwise.serving.plan import make_plan
+from memberwise.serving.probe import mistrust
 from memberwise.serving.request_frame import hash_value
 from memberwise.serving.scoring import GeneralScorer, finish
 from support.logs import impressions, project_values
@@ -90,6 +91,11 @@ def agree(fast: FastScorer, general: GeneralScorer, *ask: Any) -> None:
     logits = theirs.shares["ranker"]
     np.testing.assert_allclose(mine.shares["ranker"], logits, atol=5e-6 * (1 + np.abs(logits).max()))
     np.testing.assert_allclose(mine.probabilities, theirs.probabilities, atol=1e-5)
+
+
+def test_is_trusted(path: Path) -> None:
+    fast, _ = both(path)
+    assert mistrust(fast.rec, fast, (fast.rec.pipeline.last_event or 0) + 1) is None
 
 
 def test_agrees_as_time_goes_on(path: Path) -> None:

@@ -43,6 +43,12 @@ class Seen:
         hit = np.append(known, 0)[place] == ids
         return np.where(hit, np.append(rows, 0)[place], 0)
 
+    def most(self, entity: str, count: int) -> U64:
+        """Ids with most train rows, most first."""
+        rows = np.asarray(self._arrays[f"{entity}.rows"], np.int64)
+        ids: U64 = self._arrays[f"{entity}.ids"][np.argsort(-rows, kind="stable")[:count]]
+        return ids
+
     def segments(self, arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[np.bool_]]:
         """Rows to look at apart."""
         members = self.rows("member", np.asarray(arrays["member"], np.uint64))

@@ -260,6 +260,7 @@ def _routes(app: FastAPI, server: Server) -> None:
                 "version": served.version if served is not None else None,
                 "as_of": served.as_of if served is not None else None,
                 "tasks": served.tasks if served is not None else [],
+                "slow": served.mistrusted if served is not None else None,
                 "swaps": server.keeper.swaps,
                 "refused": server.keeper.refused,
             }

@@ -11,20 +11,20 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from memberwise.data.hashing import U64
 from memberwise.data.layout import IdField
 from memberwise.errors import DataError
 from memberwise.nn.embedding import FusedEmbedding
 from memberwise.nn.rowwise_int8 import HALVES, RowwiseInt8, compress_tables
 from memberwise.ranking.ranker import Ranker
 from memberwise.recommender import Recommender
-from memberwise.recommender.request import needed_columns
 from memberwise.serving.dense import DenseTransform
 from memberwise.serving.engine import Engine, TorchEngine, core_of, onnx_engine
 from memberwise.serving.features import RequestArrays, RequestFeatures, SideFeatures, hashed, request_arrays
 from memberwise.serving.gather import fused_rows, gather_fields, gather_fields_int8
 from memberwise.serving.plan import Side, make_plan
 from memberwise.serving.request_frame import CandidateRows, SharedRow
-from memberwise.serving.scoring import Looked
+from memberwise.serving.scoring import Looked, context_columns
 
 log = logging.getLogger("memberwise.serving")
 F32 = npt.NDArray[np.float32]
@@ -160,8 +160,7 @@ class FastScorer:
         self.features = RequestFeatures(rec.pipeline, self.plan)
         self.shared, self.own = SideInputs(rec, self.plan.shared), SideInputs(rec, self.plan.own)
         config = rec.project.config
-        ids = {config.entities["member"].id, config.entities["item"].id}
-        self._needed = [c for c in needed_columns(config) if c not in ids]
+        self._needed = context_columns(rec)
         self._lists = {f.column for f in config.features if f.kind == "categorical" and f.max_values > 1}
         self._tasks = len(config.tasks)
         self._candidate = _candidate_field(self)
@@ -204,8 +203,11 @@ class FastScorer:
                     where="context",
                     fix=f"pass context={{{name!r}: ...}}",
                 )
-        row = self.features.shared_row(member, moment, context)
-        frame = self.features.candidates(hashed(candidates), row)
+        return self.look_at(self.features.shared_row(member, moment, context), hashed(candidates))
+
+    def look_at(self, row: SharedRow, items: U64) -> Looked:
+        """The same of a row and the hashes of its candidates."""
+        frame = self.features.candidates(items, row)
         shared = self.features.read(self.plan.shared, row)
         own = self.features.read(self.plan.own, frame)
         histories = self.features.history(row)

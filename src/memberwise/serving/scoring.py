@@ -92,6 +92,12 @@ class GeneralScorer:
         return Looked(*ranker_logits(rec.ranker, rec.parts, arrays))
 
 
+def context_columns(rec: Recommender) -> list[str]:
+    """Event columns that a request must bring along."""
+    ids = {rec.project.config.entities[e].id for e in ("member", "item")}
+    return [c for c in request.needed_columns(rec.project.config) if c not in ids]
+
+
 def finish(rec: Recommender, looked: Looked, explain: bool = False) -> Scores:
     """From the ranker's logits to probabilities by way of the parts, as `Recommender.score` does."""
     logits = looked.logits

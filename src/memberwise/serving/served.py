@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,13 +13,22 @@ import numpy.typing as npt
 from memberwise.data.hashing import hash_values
 from memberwise.errors import ConfigError, DataError
 from memberwise.recommender import Recommender
-from memberwise.recommender.request import needed_columns
 from memberwise.schema import to_micros
 from memberwise.serving.fast import FastScorer
 from memberwise.serving.messages import Id, Problem, RankedItem, RankRequest, RankResponse, Refused
-from memberwise.serving.scoring import GeneralScorer, Looked, Scorer, Scores, finish, finish_exploring
+from memberwise.serving.probe import mistrust
+from memberwise.serving.scoring import (
+    GeneralScorer,
+    Looked,
+    Scorer,
+    Scores,
+    context_columns,
+    finish,
+    finish_exploring,
+)
 from memberwise.serving.settings import ServingSettings
 
+log = logging.getLogger("memberwise.serving")
 F32 = npt.NDArray[np.float32]
 NOBODY = "\x00nobody"
 """Stands for a member who was forgotten: an id that no log holds."""
@@ -48,6 +58,8 @@ class Served:
         self.fast = fast
         self.fallback: str | None = None
         """Why the last request took the slower path, if it did."""
+        self.mistrusted: str | None = None
+        """Why no request takes the hot path, if none does."""
         self.misses: dict[str, int] = {}
         """Members and items of the last request that the version does not know."""
         self.retrieved = _popular(rec, settings.retrieve)
@@ -67,28 +79,31 @@ class Served:
         return cls(rec, settings, FastScorer.load(rec, path, settings.engine, settings.tables))
 
     def warm(self) -> None:
-        """Answer once before anyone asks: compile kernels, touch the tables.
+        """Answer before anyone asks: compile kernels, touch the tables, and compare the two paths.
+
+        Where they differ, the version is served by the general path alone. Refusing it would leave members
+        with an older model although the code that evaluation runs can serve this one; what is lost is time.
 
         Raises
         ------
         DataError
             If the version answers with something that is no probability.
         """
+        if self.fast is not None:
+            self.mistrusted = mistrust(self.rec, self.fast, self.moment())
+        if self.mistrusted is not None:
+            self.fast = None
+            fields = {"version": self.version, "reason": self.mistrusted}
+            log.error("the hot path is not used", extra={"fields": fields})
         if not self.retrieved:
             return
-        context = dict.fromkeys(self.context_columns)
+        context = dict.fromkeys(context_columns(self.rec))
         for scorer in (self.general, self.fast or self.general):
             for count in (256, 1):
                 looked = scorer.look("warm", self.retrieved[:count], self.moment(), context)
                 scores = finish(self.rec, looked)
         if not np.isfinite(scores.probabilities).all():
             raise DataError("the version answers with numbers that are not finite", where=self.version)
-
-    @property
-    def context_columns(self) -> list[str]:
-        """Event columns that a request must bring along."""
-        ids = {self.rec.project.config.entities[e].id for e in ("member", "item")}
-        return [c for c in needed_columns(self.rec.project.config) if c not in ids]
 
     def moment(self) -> int:
         """Now in microseconds: never back, and after every event that the version has seen."""
@@ -132,7 +147,9 @@ class Served:
         self.fallback = None
         if ask.at is not None:
             self.fallback = "moment"  # a state that had moved ahead to it would not come back
-        elif self.fast is None or not self.fast.suits(ask.context):
+        elif self.fast is None:
+            self.fallback = "mistrust"
+        elif not self.fast.suits(ask.context):
             self.fallback = "context"
         moment = self.moment() if ask.at is None else to_micros(ask.at)
         if self.fallback is None and self.fast is not None:
