@@ -26,7 +26,7 @@ from memberwise.errors import BundleError
 
 FORMAT = 1
 _ABANDONED = 600.0
-"""Seconds after which a half-written version belongs to a writer that is no more."""
+"""Seconds after which what nobody can be asked about belongs to a writer that is no more."""
 MANIFEST = "manifest.json"
 CURRENT = "current"
 _VERSION = re.compile(r"^\d{6}$")
@@ -98,13 +98,50 @@ def _clear(bundles: Path) -> None:
     """Remove half-written versions and pointers that nobody works on any more."""
     old = time.time() - _ABANDONED
     for path in bundles.glob(".partial-*"):
-        with suppress(OSError):  # another process may be clearing too
-            if path.stat().st_mtime < old:
-                shutil.rmtree(path, ignore_errors=True)
+        with suppress(OSError):  # gone, or became a version
+            held = os.open(path, os.O_RDONLY)
+            try:
+                if _free(held, old):
+                    shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(held)
     for path in bundles.glob(f".{CURRENT}-*"):
         with suppress(OSError):
             if path.lstat().st_mtime < old:
                 path.unlink()
+
+
+def _free(folder: int, old: float) -> bool:
+    """Whether an open folder's writer is no more; takes its lock. Without locks, age decides."""
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return os.fstat(folder).st_mtime < old
+    return True
+
+
+@contextmanager
+def _draft(bundles: Path) -> Iterator[Path]:
+    """A new folder to write a version in, locked while its writer lives; removed if left over."""
+    while True:
+        partial = bundles / f".partial-{uuid.uuid4().hex}"
+        partial.mkdir()
+        try:
+            held = os.open(partial, os.O_RDONLY)
+        except FileNotFoundError:
+            continue
+        try:
+            with suppress(OSError):  # no locks here
+                fcntl.flock(held, fcntl.LOCK_EX)
+            if not partial.is_dir():  # cleared away before it was locked
+                continue
+            yield partial
+            return
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+            os.close(held)
 
 
 def publish(
@@ -135,9 +172,7 @@ def publish(
         The new version's directory.
     """
     bundles.mkdir(parents=True, exist_ok=True)
-    partial = bundles / f".partial-{uuid.uuid4().hex}"
-    partial.mkdir()
-    try:
+    with _draft(bundles) as partial:
         write(partial)
         before = read_manifest(parent) if parent is not None and parent.is_dir() else None
         files = {}
@@ -166,8 +201,6 @@ def publish(
         for folder in (*(p for p in partial.rglob("*") if p.is_dir()), partial):
             _sync(folder)
         version = _claim(bundles, partial)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     point(bundles, version.name)
     return version
 
@@ -193,9 +226,7 @@ def rewrite(path: Path, write: Callable[[Path], None], info: Mapping[str, Any]) 
         For the manifest.
     """
     before = read_manifest(path)
-    partial = path.parent / f".partial-{uuid.uuid4().hex}"
-    partial.mkdir()
-    try:
+    with _draft(path.parent) as partial:
         write(partial)
         files = {}
         for file in sorted(p for p in partial.rglob("*") if p.is_file()):
@@ -216,8 +247,6 @@ def rewrite(path: Path, write: Callable[[Path], None], info: Mapping[str, Any]) 
         partial.rename(path)
         _sync(path.parent)
         shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _link(old: Path, new: Path, sha256: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import threading
@@ -254,16 +255,42 @@ def test_a_full_disk_leaves_the_version_before(
     assert served(project) == "000002"
 
 
-def test_what_killed_writers_left_is_cleared_away(copy: Copy) -> None:
+def test_what_killed_writers_left_is_cleared_away_and_what_others_write_is_not(copy: Copy) -> None:
     project = copy()
-    old, young = project.bundles / ".partial-old", project.bundles / ".partial-young"
-    for folder in (old, young):
-        (folder / "parts").mkdir(parents=True)
-    os.utime(old, (0, 0))
-    with bundle.writer(project.bundles):
-        pass
-    assert not old.exists()
-    assert young.exists()
+    dead = project.bundles / ".partial-dead"
+    (dead / "parts").mkdir(parents=True)
+
+    def write(folder: Path) -> None:
+        """A fit publishes without asking for the writer's lock; however old, its folder is not taken away."""
+        os.utime(folder, (0, 0))
+        with bundle.writer(project.bundles):
+            assert folder.is_dir()
+            assert not dead.exists()
+        (folder / "a.json").write_text("{}")
+
+    assert bundle.publish(project.bundles, write, {}).name == "000002"
+    assert not list(project.bundles.glob(".partial-*"))
+
+
+def test_a_draft_cleared_away_before_it_is_locked_is_made_again(
+    copy: Copy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project, seen = copy(), []
+    lock = fcntl.flock
+
+    def late(file: Any, how: int) -> None:
+        if how == fcntl.LOCK_EX and not seen:  # the writer's, just before it is locked
+            monkeypatch.setattr(fcntl, "flock", lock)
+            seen.extend(project.bundles.glob(".partial-*"))
+            with bundle.writer(project.bundles):
+                pass
+        lock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    version = bundle.publish(project.bundles, lambda folder: None, {})
+    assert seen
+    assert not seen[0].exists()
+    bundle.verify(version)
 
 
 def test_a_version_in_memory_is_not_read_again(copy: Copy, batches: Batches) -> None:

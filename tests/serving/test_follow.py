@@ -16,8 +16,13 @@ import msgspec
 import numpy as np
 import polars as pl
 import pytest
+from typer.testing import CliRunner
 
 from memberwise import bundle
+from memberwise.cli import app
+from memberwise.errors import BundleError
+from memberwise.fresh import update as fresh_update
+from memberwise.fresh.reference import fit_info
 from memberwise.project import Project
 from memberwise.recommender import Recommender
 from memberwise.serving.follow import Follower, position_of, source_of
@@ -177,6 +182,95 @@ def test_a_policy_may_decline(project: Project, inbox: Path, late: pl.DataFrame)
     assert drain(Follower(project, Directory(inbox))) == len(late)
 
 
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
+    """What the gate of the project finds against any version; nothing unless a test says so."""
+    found: dict[str, list[str]] = {"why": []}
+    monkeypatch.setattr(fresh_update, "_check", lambda *_: found["why"])
+    return found
+
+
+def test_events_of_a_refused_version_wait_for_the_next(
+    project: Project, inbox: Path, late: pl.DataFrame, gate: dict[str, list[str]]
+) -> None:
+    expected = Recommender.load(project.bundles).update(late)
+    cut = late["t"][len(late) // 2]
+    first, second = late.filter(pl.col("t") < cut), late.filter(pl.col("t") >= cut)
+    follower, asked = Follower(project, Directory(inbox)), []
+    policy = follower.update
+    follower.update = lambda rec, events: asked.append(len(events)) or policy(rec, events)  # type: ignore[func-returns-value]
+    gate["why"] = ["y: log-loss grows by 9.0 % (300 rows)"]
+    write(inbox / "a.jsonl", [*rows(first), {"m": "no time"}])
+    done = follower.step()
+    assert done.refused is not None
+    assert "log-loss grows by 9.0 %" in done.refused
+    assert (done.version, done.counted, done.held) == (None, 0, len(first))
+    assert bundle.current(project.bundles) == "000001"
+    kept = (project.output / "rejects.follow.jsonl").read_bytes()
+    assert kept.count(b"\n") == 1
+    # The same events are not tried again, nor what is no event written down again.
+    again = follower.step()
+    assert (again.refused, again.held, asked) == (None, len(first), [len(first)])
+    assert (project.output / "rejects.follow.jsonl").read_bytes() == kept
+    # With more of them they are: the gate judges all together, and each counts once.
+    gate["why"] = []
+    write(inbox / "a.jsonl", rows(second))
+    assert follower.step().counted == len(late)
+    assert asked == [len(first), len(late)]
+    same_state(Recommender.load(project.bundles), expected)
+    assert drain(Follower(project, Directory(inbox))) == 0
+
+
+def test_a_crash_after_a_refusal_loses_nothing(
+    project: Project, inbox: Path, late: pl.DataFrame, gate: dict[str, list[str]]
+) -> None:
+    gate["why"] = ["y: log-loss grows"]
+    write(inbox / "a.jsonl", rows(late))
+    assert Follower(project, Directory(inbox)).step().refused is not None
+    gate["why"] = []
+    assert drain(Follower(project, Directory(inbox))) == len(late)
+
+
+def test_files_that_grow_too_much_are_refused_with_the_limits_of_today(
+    project: Project, inbox: Path, late: pl.DataFrame
+) -> None:
+    write(inbox / "a.jsonl", rows(late))
+    values = project.to_dict()
+    strict = Project.from_dict(values | {"fresh": {"size": 1.0001}}, project.base)
+    done = Follower(strict, Directory(inbox)).step()
+    assert done.refused is not None
+    assert "its files grow" in done.refused
+    assert bundle.current(project.bundles) == "000001"
+    assert drain(Follower(project, Directory(inbox))) == len(late)
+
+
+def test_versions_of_a_follower_carry_the_profile_that_drift_is_measured_against(
+    project: Project, inbox: Path, late: pl.DataFrame
+) -> None:
+    rec = Recommender.load(project.bundles)
+    rec.save(project.bundles, info=fit_info(rec))
+    fitted = bundle.read_manifest(project.bundles / "000002").info["profile"]
+    write(inbox / "a.jsonl", rows(late))
+    assert Follower(project, Directory(inbox)).step().version == "000003"
+    assert bundle.read_manifest(project.bundles / "000003").info["profile"] == fitted
+
+
+def test_the_command_says_that_a_version_was_refused(
+    project: Project, inbox: Path, late: pl.DataFrame, gate: dict[str, list[str]]
+) -> None:
+    path = write_project(project)
+    gate["why"] = ["y: log-loss grows"]
+    write(inbox / "a.jsonl", rows(late))
+    command = ["follow", str(path), "--once", "--settle", "0"]
+    run = CliRunner().invoke(app, command)
+    assert run.exit_code == 1
+    assert "log-loss grows" in run.output
+    assert f"{len(late):,} events wait" in " ".join(run.output.split())
+    gate["why"] = []
+    assert CliRunner().invoke(app, command).exit_code == 0
+    assert bundle.current(project.bundles) == "000002"
+
+
 def test_a_source_of_ones_own(project: Project, late: pl.DataFrame) -> None:
     class Memory:
         def __init__(self) -> None:
@@ -252,3 +346,29 @@ def test_reads_a_redis_stream_once(
     assert drain(follower) == 0  # all of it stands in the version already
     assert database.xpending("events", "memberwise")["pending"] == 0
     same_state(Recommender.load(project.bundles), expected)
+
+
+def test_a_redis_stream_gives_again_what_a_failed_step_had_read(
+    project: Project, late: pl.DataFrame, redis_url: str, gate: dict[str, list[str]]
+) -> None:
+    import redis
+
+    database = redis.Redis.from_url(redis_url)
+    events, cut = rows(late), late["t"][len(late) // 2]
+    first = len(late.filter(pl.col("t") < cut))
+    follower = Follower(project, source_of(project, f"{redis_url}?stream=failing"))
+    policy = follower.update
+
+    def fail(*_: Any) -> None:
+        raise BundleError("the disk is full")
+
+    database.xadd("failing", {"event": msgspec.json.encode(events[:first])})
+    follower.update = fail
+    with pytest.raises(BundleError):
+        follower.step()
+    follower.update, gate["why"] = policy, ["y: log-loss grows"]
+    assert follower.step().refused is not None
+    gate["why"] = []
+    database.xadd("failing", {"event": msgspec.json.encode(events[first:])})
+    assert follower.step().counted == len(late)
+    assert database.xpending("failing", "memberwise")["pending"] == 0

@@ -11,17 +11,23 @@ from memberwise.fresh.update import update
 from memberwise.project import Project
 
 
-def update_and_die(project: str, events: str, where: str, moment: int | None, link: Connection) -> None:
+def update_and_die(
+    project: str, events: str, where: tuple[str, ...], moment: int | None, link: Connection
+) -> None:
     """Update; kill this process at the given audit event (a file opened, linked, renamed, ...) that names
-    a path with `where` in it.
+    a path with one of `where` in it.
 
-    Without a moment, say how many there were.
+    An audit event comes before the deed. Without a moment, say how many there were.
     """
     loaded, count = Project.load(project), 0
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:
         nonlocal count
-        count += any(where in str(a) for a in arguments if isinstance(a, str | os.PathLike))
+        # os.kill is an event too: what does not count must not ask again, or the hook calls itself for ever.
+        names = [str(a) for a in arguments if isinstance(a, str | os.PathLike)]
+        if not any(part in name for part in where for name in names):
+            return
+        count += 1
         if count == moment:
             os.kill(os.getpid(), signal.SIGKILL)
 

@@ -84,6 +84,9 @@ def follow(
         out.print(f"{done.counted:,} events -> [bold]{done.version}[/]")
     for reason, count in done.left_out.items():
         out.print(f"[yellow]{count:,} events left out[/]: {reason}")
+    if done.refused is not None:
+        out.print(f"[red]Refused[/]: {done.refused}. {done.held:,} events wait in the source.")
+        raise typer.Exit(1)
 
 
 @app.command()

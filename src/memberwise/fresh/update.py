@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -266,9 +266,7 @@ def _check_clock(limits: FreshConfig, last: int) -> None:
 def _publish(project: Project, rec: Recommender, newer: Recommender, outcome: Outcome, force: bool) -> None:
     clock = _Clock()
     directory, config = project.bundles, project.config.fresh
-    old: Mapping[str, Mapping[str, Any]] = {}
-    if rec.version is not None:
-        old = bundle.read_manifest(directory / rec.version).files
+    old = _files(directory, rec)
 
     def accept(files: Mapping[str, Mapping[str, Any]]) -> None:
         reason = size_reason(config, old, files)
@@ -278,9 +276,7 @@ def _publish(project: Project, rec: Recommender, newer: Recommender, outcome: Ou
             refuse(outcome.why)
 
     try:
-        outcome.version = newer.save(
-            directory, info={KEY: outcome.to_dict(), PROFILE: outcome.profile}, accept=accept
-        )
+        outcome.version = newer.save(directory, info=told(outcome), accept=accept)
     except OSError as error:
         raise BundleError(
             f"the new version cannot be written: {error.strerror or error}",
@@ -288,6 +284,26 @@ def _publish(project: Project, rec: Recommender, newer: Recommender, outcome: Ou
             fix="make room and update again; the version before is still in service",
         ) from error
     clock.lap(outcome, "publish")
+
+
+def told(outcome: Outcome) -> dict[str, Any]:
+    """What a manifest says of an update; the next one compares with its profile to find drift."""
+    return {KEY: outcome.to_dict(), PROFILE: outcome.profile}
+
+
+def size_gate(project: Project, rec: Recommender) -> Callable[[Mapping[str, Mapping[str, Any]]], None]:
+    """Looks at the files of a new version; raises `GateError` if they are much larger than those of `rec`."""
+    config, old = project.config.fresh, _files(project.bundles, rec)
+
+    def accept(files: Mapping[str, Mapping[str, Any]]) -> None:
+        reason = size_reason(config, old, files)
+        refuse([] if reason is None else [reason])
+
+    return accept
+
+
+def _files(directory: Path, rec: Recommender) -> Mapping[str, Mapping[str, Any]]:
+    return {} if rec.version is None else bundle.read_manifest(directory / rec.version).files
 
 
 def _known(directory: Path, rec: Recommender, events: Source) -> str | None:

@@ -24,13 +24,13 @@ from memberwise import bundle
 from memberwise.data.events import ROW, TIME, EventChecker, Rejects
 from memberwise.data.pending import NEVER
 from memberwise.errors import BundleError, ConfigError, MemberwiseError
-from memberwise.fresh.update import KEY as UPDATE
-from memberwise.fresh.update import next_version
+from memberwise.fresh.gate import GateError
+from memberwise.fresh.update import next_version, size_gate, told
 from memberwise.project import Project
 from memberwise.recommender import Recommender
 from memberwise.serving.intake import table
 from memberwise.serving.journal import INBOX
-from memberwise.serving.sources import Directory, Event, EventSource, Position
+from memberwise.serving.sources import Directory, Event, EventSource, Piece, Position
 
 log = logging.getLogger("memberwise.serving")
 Update = Callable[[Recommender, pl.DataFrame], tuple[Recommender, Mapping[str, Any]] | None]
@@ -38,22 +38,41 @@ Update = Callable[[Recommender, pl.DataFrame], tuple[Recommender, Mapping[str, A
 update; None where the policy declines."""
 KEY = "follow"
 """Where the position stands in a manifest."""
+_BACKLOG = 10
+"""Steps' worth of events that are kept waiting while versions are refused; the source keeps the others."""
 
 
 @dataclass
 class Step:
-    """What one step did."""
+    """What one step did.
+
+    Attributes
+    ----------
+    counted, held
+        Events in the new version, and events that wait for a later step.
+    left_out
+        Events that cannot be used, by reason.
+    version
+        What was published.
+    refused
+        Why the gate did not let a new version through; its events wait.
+    """
 
     counted: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
     held: int = 0
     version: str | None = None
+    refused: str | None = None
 
 
-def by_policy(rec: Recommender, events: pl.DataFrame) -> tuple[Recommender, Mapping[str, Any]]:
-    """The update policy and the gate of the project (`memberwise.fresh`)."""
-    newer, outcome = next_version(rec, events)
-    return newer, {UPDATE: outcome.to_dict()}
+def by_policy(project: Project) -> Update:
+    """The update policy and the gate of a project (`memberwise.fresh`), with its limits as they are now."""
+
+    def update(rec: Recommender, events: pl.DataFrame) -> tuple[Recommender, Mapping[str, Any]]:
+        newer, outcome = next_version(rec, events, limits=project.config.fresh)
+        return newer, told(outcome)
+
+    return update
 
 
 class Follower:
@@ -66,7 +85,7 @@ class Follower:
     source
         Where events come from.
     update
-        What makes the next version: the update policy.
+        What makes the next version; default: the project's update policy and gate.
     limit
         Events of one step.
     settle
@@ -79,12 +98,13 @@ class Follower:
         self,
         project: Project,
         source: EventSource,
-        update: Update = by_policy,
+        update: Update | None = None,
         limit: int = 100_000,
         settle: float = 2.0,
         clock: Callable[[], int] = lambda: time.time_ns() // 1000,
     ) -> None:
-        self.project, self.source, self.update = project, source, update
+        self.project, self.source = project, source
+        self.update = by_policy(project) if update is None else update
         self.limit, self.settle, self.clock = limit, settle, clock
         self.patience = 60.0
         """Seconds to wait for another update that is at work."""
@@ -92,9 +112,13 @@ class Follower:
         self._checker = EventChecker(project.config)
         self._rec: Recommender | None = None
         self._ahead: tuple[str | None, Position] = (None, {})
+        self._refused: tuple[str | None, int] = (None, 0)
 
     def step(self) -> Step:
         """Take what is there, update, publish.
+
+        If the gate refuses the new version, the one in service stays, and the events wait in memory for the
+        next that come; after a crash, the source gives them again.
 
         Raises
         ------
@@ -107,28 +131,37 @@ class Follower:
     def _step(self) -> Step:
         rec = self._current()
         state = self._state(rec)
-        piece = self.source.read(state.get("at", {}), self.limit)
-        waiting: list[Event] = [*state.get("held", []), *piece.events]
+        before = state.get("held", [])
+        piece = Piece([], state.get("at", {}))
+        if len(before) < _BACKLOG * self.limit:
+            piece = self.source.read(state.get("at", {}), self.limit)
+        waiting: list[Event] = [*before, *piece.events]
         done = Step()
         if not waiting and not piece.broken:
             return done
         rejected = [("no event", line) for line in piece.broken]
-        events, held = self._usable(rec, waiting, rejected)
-        state = {"at": piece.position, "held": held}
-        done.counted, done.held, done.left_out = len(events), len(held), Counter(r for r, _ in rejected)
-        if len(events):
-            made = self.update(rec, events)
-            if made is None:
-                return Step(held=len(waiting))
-            newer, about = made
-            self._write(rejected)
-            done.version = newer.save(self.project.bundles, info={**about, KEY: state}).name
-            self._rec = newer
+        events, good, young = self._usable(rec, waiting, rejected)
+        done.left_out = Counter(r for r, _ in rejected)
+        made = None
+        # The same events would be refused again.
+        if good and self._refused != (rec.version, len(good)):
+            try:
+                if (made := self.update(rec, events)) is not None:
+                    newer, about = made
+                    info = {**about, KEY: {"at": piece.position, "held": young}}
+                    accept = size_gate(self.project, rec)
+                    done.version = newer.save(self.project.bundles, info=info, accept=accept).name
+            except GateError as error:
+                made, done.refused = None, str(error)
+                self._refused = (rec.version, len(good))
+        self._write(rejected)
+        if made is not None:
+            self._rec, done.counted = made[0], len(good)
             self.source.settled(piece.position)
-        else:
-            self._write(rejected)
-        # Where nothing counted there is nothing to publish: after a crash it is read, and left out, again.
-        self._ahead = (self._rec.version if self._rec else None, state)
+        # Where nothing was published this is known here alone: after a crash it is read, and judged, again.
+        held = young if made is not None else [*good, *young]
+        done.held = len(held)
+        self._ahead = (self._rec.version if self._rec else None, {"at": piece.position, "held": held})
         return done
 
     def run(self, pause: float, stop: Callable[[], bool] = lambda: False) -> None:
@@ -155,6 +188,9 @@ class Follower:
                         },
                     )
                     continue
+                if done.refused is not None:
+                    fields = {"reason": done.refused, "in_service": bundle.current(self.project.bundles)}
+                    log.warning("refused", extra={"fields": {**fields, "waiting": done.held}})
             time.sleep(wait)
 
     def _current(self) -> Recommender:
@@ -175,8 +211,11 @@ class Follower:
 
     def _usable(
         self, rec: Recommender, waiting: Sequence[Event], rejected: list[tuple[str, str]]
-    ) -> tuple[pl.DataFrame, list[Event]]:
-        """Events that count now, in time order, and those that wait; the others are added to the rejected."""
+    ) -> tuple[pl.DataFrame, list[Event], list[Event]]:
+        """Events that count now, in time order, as a table and as they came, and those that are too young.
+
+        The others are added to the rejected.
+        """
         raw = table(waiting, self._checker.columns, self.project.config.events.time)
         rejects = Rejects()
         checked = self._checker.check(raw, 0, rejects)
@@ -190,7 +229,7 @@ class Follower:
             rejected += [(reason, str(waiting[int(row)])) for reason, row in pairs]
         good = np.flatnonzero(~late & ~young)
         order = place[good[np.argsort(moment[good], kind="stable")]]
-        return raw[order], [waiting[i] for i in place[young]]
+        return raw[order], [waiting[i] for i in order], [waiting[i] for i in place[young]]
 
     def _write(self, rejected: Sequence[tuple[str, str]]) -> None:
         """Keep what could not be used, with the reason."""

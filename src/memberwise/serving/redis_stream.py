@@ -34,7 +34,8 @@ class RedisStream:
     def __init__(self, url: str, stream: str, group: str = "memberwise", consumer: str = "follower") -> None:
         self.stream, self.group, self.consumer = stream, group, consumer
         self._redis = redis.Redis.from_url(url)
-        self._pending = True  # first what was delivered before a crash
+        self._given = "0-0"
+        self._first, self._pending = True, True  # first what was delivered before a crash
         try:
             self._redis.xgroup_create(stream, group, id="0", mkstream=True)
         except redis.ResponseError as error:
@@ -46,13 +47,15 @@ class RedisStream:
     def read(self, position: Position, limit: int) -> Piece:
         """See `EventSource`."""
         last = str(position.get("id", "0-0"))
-        entries = self._entries("0" if self._pending else ">", limit)
+        if self._first:  # from the published version: what stands in it needs no second delivery
+            self._acknowledge(last)
+            self._first = False
+        # A step that failed after it had read asks again for what the group has delivered by now.
+        self._pending = self._pending or _number(last) < _number(self._given)
+        entries = self._entries(last if self._pending else ">", limit)
         if self._pending and not entries:
             self._pending = False
             entries = self._entries(">", limit)
-        old = [name for name, _ in entries if _number(name) <= _number(last)]
-        if old:
-            self._redis.xack(self.stream, self.group, *old)
         events: list[Event] = []
         broken: list[str] = []
         for name, fields in entries:
@@ -65,15 +68,21 @@ class RedisStream:
                 broken.append(f"{self.stream} {name}: {error}")
                 continue
             events.extend(found if isinstance(found, list) else [found])
+        self._given = max(self._given, last, key=_number)
         return Piece(events, {"id": last}, broken)
 
     def settled(self, position: Position) -> None:
         """Acknowledge everything before the position."""
-        last = str(position.get("id", "0-0"))
-        waiting = self._redis.xpending_range(self.stream, self.group, "-", last, 100_000, self.consumer)
-        names = [entry["message_id"] for entry in waiting]
-        if names:
-            self._redis.xack(self.stream, self.group, *names)
+        self._acknowledge(str(position.get("id", "0-0")))
+
+    def _acknowledge(self, last: str) -> None:
+        try:
+            waiting = self._redis.xpending_range(self.stream, self.group, "-", last, 100_000, self.consumer)
+            names = [entry["message_id"] for entry in waiting]
+            if names:
+                self._redis.xack(self.stream, self.group, *names)
+        except redis.RedisError as error:
+            raise DataError(f"cannot be reached: {error}", where=f"stream {self.stream}") from error
 
     def _entries(self, start: str, limit: int) -> list[tuple[str, dict[bytes, bytes]]]:
         try:
