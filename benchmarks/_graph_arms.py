@@ -14,6 +14,7 @@ from _graph_data import Log
 from _graph_ranks import Scores, cold
 from memberwise.graph import HeteroGraph
 from memberwise.graph.config import EncoderConfig, GraphTrainingConfig
+from memberwise.graph.densify import densify
 from memberwise.graph.encoder import GraphEncoder
 from memberwise.graph.feed import LinkFeed
 from memberwise.graph.neighbourhood import Neighbourhood
@@ -62,6 +63,7 @@ ARMS = (
     Arm("+ attention", ATTENTION),
     Arm("+ dual encoder", DUAL),
     Arm("dual + PPR", DUAL, {"draw": "ppr"}),
+    Arm("dual + densification", DUAL, densify=True),
     Arm("dual + temporal", TEMPORAL),
     Arm("all: + long-term loss", LONG),
 )
@@ -99,6 +101,8 @@ def fitted(
 ) -> tuple[GraphEncoder, HeteroGraph, list[dict[str, Any]]]:
     """Train an arm on the log's train part; also the graph that it reads, and the training's log."""
     graph = log.graph
+    if arm.densify:
+        graph, _ = densify(graph, before=log.train_end)
     config = EncoderConfig(**(PLAIN | arm.encoder))
     training = GraphTrainingConfig(**(TRAINING | ({"epochs": epochs} if epochs else {})))
     min_count = config.ids.min_count if config.ids is not None else 1

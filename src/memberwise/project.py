@@ -98,6 +98,20 @@ class ProjectConfig(Schema):
                 features += section.model_validate(values[key]).vector_features()  # type: ignore[attr-defined]
         return values | {"features": features} if features else values
 
+    @model_validator(mode="after")
+    def _densify_by_content(self) -> Self:
+        if self.graph is None or self.graph.densify is None:
+            return self
+        with_content = {f.entity for f in self.features if f.kind == "vector" and f.made_by is None}
+        wanted = self.graph.densify.node_types
+        without = sorted(set(wanted) - with_content) if wanted else ([] if with_content else [*self.entities])
+        if without:
+            raise ValueError(
+                f"graph.densify: there are no content vectors of {', '.join(without)}; give it a feature "
+                "'kind: vector' with 'path' or 'column', or leave 'densify' out"
+            )
+        return self
+
 
 class Project:
     """A checked project and the directory that its relative paths start from.

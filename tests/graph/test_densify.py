@@ -7,11 +7,20 @@ import sys
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from memberwise.cli import main
 from memberwise.errors import ConfigError
-from memberwise.graph import EdgeArrays, HeteroGraph
-from memberwise.graph.densify import DensifyConfig, _nearest, densify
+from memberwise.graph import EdgeArrays, HeteroGraph, SampleRequest, SeedBatch
+from memberwise.graph.config import DensifyConfig, EncoderConfig
+from memberwise.graph.densify import _nearest, densify
+from memberwise.graph.encoder import GraphEncoder
+from memberwise.graph.inference import embed_all
+from memberwise.graph.neighbourhood import Neighbourhood
+from memberwise.graph.node_input import IdRows
+from memberwise.graph.node_table import typed_hashes
 from memberwise.graph.nodes import numbered
 from support.graph_twins import RATES
 from support.logs import impressions
@@ -48,13 +57,13 @@ def test_cold_nodes_lean_on_the_hot_nodes_most_like_them():
     degrees = [0, 1, 5, 5, 5, 5, 5, 5, 40, 50]
     content = angles([0, 10, 1, 2, 3, 4, 5, 6, 30, 80])
     content[1] = 0
-    settings = DensifyConfig(low=10, high=80, k=1, moments=1)
-    graph, done = densify(make(degrees, content), settings)
+    wanted = DensifyConfig(low=10, high=80, k=1, moments=1)
+    graph, done = densify(make(degrees, content), wanted)
     assert edges(graph) == {(0, 8): pytest.approx(np.cos(np.deg2rad(30)), abs=1e-5)}
     assert done[0] == type(done[0])(EDGE, 1, 1, 1)
-    two, _ = densify(make(degrees, content), settings.model_copy(update={"k": 2}))
+    two, _ = densify(make(degrees, content), wanted.model_copy(update={"k": 2}))
     assert set(edges(two)) == {(0, 8), (0, 9)}
-    near, _ = densify(make(degrees, content), settings.model_copy(update={"k": 2, "min_similarity": 0.5}))
+    near, _ = densify(make(degrees, content), wanted.model_copy(update={"k": 2, "min_similarity": 0.5}))
     assert set(edges(near)) == {(0, 8)}
     assert ("item", "rev_resembles", "item") not in graph.edge_types
 
@@ -62,10 +71,10 @@ def test_cold_nodes_lean_on_the_hot_nodes_most_like_them():
 def test_a_hot_node_takes_only_so_many_and_the_most_similar_first():
     degrees = [1, 1, 1, 9, 9, 9, 9, 9, 9, 30, 31]
     content = angles([0, 10, 20, 99, 99, 99, 99, 99, 99, 25, 60])
-    settings = DensifyConfig(low=25, high=95, k=1, max_in_degree=2, moments=1)
-    graph, _ = densify(make(degrees, content), settings)
+    wanted = DensifyConfig(low=25, high=95, k=1, max_in_degree=2, moments=1)
+    graph, _ = densify(make(degrees, content), wanted)
     # Above the 95th percentile there is only 10; with both hot, 9 takes the two that are nearest.
-    both, _ = densify(make(degrees, content), settings.model_copy(update={"high": 85.0}))
+    both, _ = densify(make(degrees, content), wanted.model_copy(update={"high": 85.0}))
     assert set(edges(graph)) == {(2, 10), (1, 10)}
     assert set(edges(both)) == {(2, 9), (1, 9), (0, 10)}
 
@@ -75,8 +84,8 @@ def test_no_edge_is_visible_before_its_degrees_were_and_none_looks_behind():
     degrees = [1] * 30 + [8] * 60 + [60] * 10
     content = rng.normal(size=(100, 6)).astype(np.float32)
     whole = make(degrees, content)
-    settings = DensifyConfig(k=5, moments=4)
-    graph, _ = densify(whole, settings)
+    wanted = DensifyConfig(k=5, moments=4)
+    graph, _ = densify(whole, wanted)
     coo = graph.adjacency[EDGE].coo()
     moments = np.unique(coo.time) + 1
     assert len(moments) > 1
@@ -94,9 +103,63 @@ def test_no_edge_is_visible_before_its_degrees_were_and_none_looks_behind():
         early = rates.time < moment
         table = EdgeArrays(RATES, rates.source[early], rates.target[early], rates.time[early])
         known = HeteroGraph.from_arrays(whole.nodes.values(), [table])
-        one, _ = densify(known, settings.model_copy(update={"moments": 1}))
-        same, _ = densify(whole, settings.model_copy(update={"moments": 1}), before=moment)
+        one, _ = densify(known, wanted.model_copy(update={"moments": 1}))
+        same, _ = densify(whole, wanted.model_copy(update={"moments": 1}), before=moment)
         assert edges(one) == edges(same)
+
+
+def test_the_newest_artificial_edges_are_the_most_alike_and_a_window_spares_them():
+    content = angles([0, 99, 99, 99, 99, 99, 99, 10, 60, 40])
+    graph, _ = densify(
+        make([1, 5, 5, 5, 5, 5, 5, 30, 31, 32], content), DensifyConfig(high=70, k=3, moments=1)
+    )
+    assert graph.adjacency[EDGE].neighbours(0).tolist() == [8, 9, 7]
+    sampler = Neighbourhood(window="1s", fan_out=2).sampler(graph, training=False)
+    late = SeedBatch("item", np.array([0], np.int32), np.array([10_000_000]))
+    blocks = {b.edge_type: b.nodes[0] for b in sampler.sample(SampleRequest(late, (2,))).blocks}
+    assert set(blocks[EDGE].tolist()) == {9, 7}
+    assert (blocks["item", "rev_rates", "member"] == -1).all()
+
+
+@given(
+    seed=st.integers(0, 10_000), cut=st.floats(0.3, 0.95), learn=st.floats(0.3, 0.8), layers=st.integers(1, 2)
+)
+@settings(max_examples=25, deadline=None)
+def test_nothing_from_a_moment_on_reaches_an_embedding_as_of_it(seed, cut, learn, layers):
+    """Other edges at and after the moment, before and after what was learned from: the same vectors."""
+    rng = np.random.default_rng(seed)
+    n, items = 300, 24
+    time = np.sort(rng.integers(0, 200, n)) * 3_600_000_000
+    skew = rng.dirichlet(np.full(items, 0.4))
+    source, target = rng.integers(0, 12, n), rng.choice(items, n, p=skew)
+    moment, learned = (int(np.quantile(time, q)) for q in (cut, learn))
+    later = time >= moment
+    other = (
+        np.where(later, rng.integers(0, 12, n), source),
+        np.where(later, rng.integers(0, items, n), target),
+    )
+    nodes = [
+        numbered("member", 12),
+        numbered("item", items, content=rng.normal(0.5, 1, (items, 4)).astype(np.float32)),
+    ]
+    one, two = (
+        densify(
+            HeteroGraph.from_arrays(nodes, [EdgeArrays(RATES, *ends, time)]), DensifyConfig(k=3), learned
+        )[0]
+        for ends in ((source, target), other)
+    )
+    config = EncoderConfig(
+        dim=16, heads=2, layers=layers, temporal={"length": 4, "heads": 2, "long_term": None}
+    )
+    ids = IdRows(2, 16, 2, typed_hashes(one.nodes["item"]))
+    encoder = GraphEncoder.new(one, (RATES,), config, Neighbourhood(fan_out=4), ids, seed)
+    with torch.no_grad():  # gates, ages and activity start at nothing: let them count
+        for weight in encoder.model.parameters():
+            weight.add_(torch.randn_like(weight), alpha=0.1)
+    vectors = [embed_all(encoder, graph, moment) for graph in (one, two)]
+    for node_type in ("member", "item"):
+        np.testing.assert_array_equal(vectors[0][node_type].vectors, vectors[1][node_type].vectors)
+    assert all(int(g.adjacency[EDGE].last_time or 0) < learned for g in (one, two))
 
 
 def test_what_cannot_be_densified_says_why():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,14 @@ import numpy as np
 import polars as pl
 import pytest
 
+from memberwise.data.entities import EntityEmbeddings
 from memberwise.data.hashing import hash_text
 from memberwise.errors import ConfigError, DataError
+from memberwise.graph.inference import embed_all
 from memberwise.project import Project
 from memberwise.recommender import Recommender
 from memberwise.recommender.parts.graph import GraphPart
+from memberwise.schema import DAY
 
 GRAPH: dict[str, Any] = {
     "encoder": {"dim": 16, "heads": 2, "temporal": {"length": 4, "heads": 2, "prefix": 2, "long_term": None}},
@@ -41,9 +45,9 @@ def _log(rows: int = 900, members: int = 25, items: int = 15, start: int = 0, se
 def _project(folder: Path, log: pl.DataFrame, **settings: Any) -> Project:
     folder.mkdir(parents=True, exist_ok=True)
     log.write_parquet(folder / "log.parquet")
-    pl.DataFrame({"i": [f"i{k}" for k in range(16)], "kind": [str(k % 3) for k in range(16)]}).write_parquet(
-        folder / "items.parquet"
-    )
+    content = np.random.default_rng(1).normal(1, 1, (16, 3)).tolist()
+    items = {"i": [f"i{k}" for k in range(16)], "kind": [str(k % 3) for k in range(16)], "content": content}
+    pl.DataFrame(items).write_parquet(folder / "items.parquet")
     values: dict[str, Any] = {
         "events": {"path": "log.parquet", "time": "t"},
         "entities": {"member": {"id": "m"}, "item": {"id": "i", "path": "items.parquet"}},
@@ -55,10 +59,25 @@ def _project(folder: Path, log: pl.DataFrame, **settings: Any) -> Project:
     return Project.from_dict(values | settings, folder)
 
 
+CONTENT: dict[str, Any] = {
+    "features": [
+        {"kind": "categorical", "column": "item.kind"},
+        {"kind": "vector", "entity": "item", "column": "content"},
+    ],
+    "graph": GRAPH | {"densify": {"k": 3, "moments": 2}},
+}
+RESEMBLES = ("item", "resembles", "item")
+
+
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Recommender]:
     project = _project(tmp_path_factory.mktemp("graph"), _log())
     return project, Recommender.fit(project)
+
+
+@pytest.fixture(scope="module")
+def densified(tmp_path_factory: pytest.TempPathFactory) -> Recommender:
+    return Recommender.fit(_project(tmp_path_factory.mktemp("densified"), _log(), **CONTENT))
 
 
 def _part(rec: Recommender) -> GraphPart:
@@ -74,11 +93,12 @@ def test_the_features_declare_themselves(fitted: tuple[Project, Recommender]) ->
     assert set(rec.pipeline.vectors) == {"graph(member)", "graph(item)"}
 
 
+@pytest.mark.parametrize("densify", [False, True])
 def test_no_vector_and_no_weight_knows_the_rows_that_meet_it(
-    fitted: tuple[Project, Recommender], tmp_path: Path
+    densify: bool, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     """Other events from a moment on leave everything that a row before it meets as it was."""
-    _, rec = fitted
+    rec = request.getfixturevalue("densified") if densify else request.getfixturevalue("fitted")[1]
     log = _log()
     moment = 1_600_000_000 + 14 * 86_400
     other = _log(seed=9).filter(pl.col("t") >= moment)
@@ -88,7 +108,7 @@ def test_no_vector_and_no_weight_knows_the_rows_that_meet_it(
     late = len(log) - len(changed)
     changed = pl.concat([changed, changed.tail(1).sample(late, with_replacement=True)]) if late else changed
     assert len(changed) == len(log)  # so that the splits are the same
-    again = Recommender.fit(_project(tmp_path, changed))
+    again = Recommender.fit(_project(tmp_path, changed, **(CONTENT if densify else {})))
     for name in ("graph(member)", "graph(item)"):
         one, two = rec.pipeline.vectors[name], again.pipeline.vectors[name]
         early = one.cutoffs <= moment * 1_000_000
@@ -171,9 +191,65 @@ def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
         ({"predict": {"item:is:genre": 1.0}}, "does not lead from member to item"),
         ({"encoder": {"destination_neighbours": 4}}, "depend on the item"),
         ({"encodr": {}}, "unknown key"),
+        ({"densify": {}}, "no content vectors of member, item"),
+        ({"densify": {"low": 95}}, "low 95 must be below high 90"),
+        ({"edges": [{"kind": "engagement", "name": "resembles"}]}, "is what 'densify' makes"),
     ]:
         with pytest.raises(ConfigError, match=message):
             _project(tmp_path, _log(50), graph=graph)
     plain = Recommender.fit(_project(tmp_path / "plain", _log(200), graph=None))
     with pytest.raises(ConfigError, match="no graph embeddings"):
         plain.similar("item", "i3")
+
+
+def test_densify_names_the_entity_without_content(tmp_path: Path) -> None:
+    graph = GRAPH | {"densify": {"node_types": ["item", "member"]}}
+    with pytest.raises(ConfigError, match="no content vectors of member;"):
+        _project(tmp_path, _log(50), **(CONTENT | {"graph": graph}))
+
+
+def test_content_that_has_seen_what_the_encoder_may_not_is_refused(tmp_path: Path) -> None:
+    cutoff = 1_600_000_000_000_000 + 15 * DAY
+    late = EntityEmbeddings("item", pl.Series(["i1"]), np.ones((1, 2), np.float32), "v1", cutoff)
+    late.write(tmp_path / "late.arrow")
+    features = [{"kind": "vector", "entity": "item", "path": "late.arrow"}]
+    project = _project(tmp_path, _log(300), features=features)
+    with pytest.raises(DataError, match="have seen events that the graph must not know"):
+        Recommender.fit(project)
+
+
+def test_cold_items_and_only_they_hear_from_items_like_them(densified: Recommender) -> None:
+    """Artificial edges change the vectors of the cold; they make nobody look more active."""
+    part = _part(densified)
+    edges = part.graph.adjacency[RESEMBLES].coo()
+    cold = np.unique(edges.source)
+    assert 0 < len(cold) < 15
+    assert not set(cold) & set(edges.target)
+    assert edges.time is not None
+    assert edges.time.max() < part.lines["item"].cutoffs.min()  # known before the first vector
+    others = {e: a for e, a in part.graph.adjacency.items() if e != RESEMBLES}
+    plain = replace(part, graph=replace(part.graph, adjacency=others))
+    one, two = (embed_all(p.encoder, p.graph, p.moment)["item"].vectors for p in (part, plain))
+    differs = (one != two).any(axis=1)
+    np.testing.assert_array_equal(np.flatnonzero(differs), cold)
+    np.testing.assert_array_equal(part._last_events(), plain._last_events())
+
+
+def test_a_densified_version_moves_on(densified: Recommender, tmp_path: Path) -> None:
+    """Loaded, updated with a new item, and without a member, it keeps its artificial edges."""
+    densified.save(tmp_path / "bundles")
+    loaded = Recommender.load(tmp_path / "bundles")
+    newer = _log(60, start=25 * 86_400, seed=3)
+    newer = pl.concat([newer, newer.tail(1).with_columns(i=pl.lit("brand new"), y=pl.lit(1, pl.Int8))])
+    versions = [v.update(newer) for v in (densified, loaded)]
+    assert versions[0].rank("m3").equals(versions[1].rank("m3"))
+    assert len(versions[1].similar("item", "brand new", 3)) == 3
+    before = _part(densified).graph.adjacency[RESEMBLES].coo()
+    gone = np.array([hash_text("m3")], np.uint64)
+    for part in (_part(versions[0]), _part(versions[1]), _part(versions[1]).forget(gone)):
+        assert part.graph.count("item") == 17
+        after = part.graph.adjacency[RESEMBLES].coo()
+        for name in ("source", "target", "time", "weight"):
+            np.testing.assert_array_equal(getattr(after, name), getattr(before, name))
+        assert part.candidates("m4", part.moment) is not None
+    assert _part(versions[1]).forget(gone).candidates("m3", part.moment) is None

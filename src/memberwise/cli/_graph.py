@@ -31,7 +31,8 @@ def graph_densify(
 
     Content is what the vector features of an entity say. Open the result with HeteroGraph.open.
     """
-    from memberwise.graph.densify import DensifyConfig, densify
+    from memberwise.graph.config import DensifyConfig
+    from memberwise.graph.densify import densify
     from memberwise.graph.store import HeteroGraph
     from memberwise.project import Project
     from memberwise.schema import to_micros

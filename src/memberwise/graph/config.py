@@ -89,6 +89,24 @@ class EncoderConfig(Model):
         return self.decoder == "cosine" and not self.destination_neighbours
 
 
+class DensifyConfig(Model):
+    """Which nodes get artificial edges, and how many."""
+
+    node_types: list[str] | None = Field(None, description="Default: all that have content vectors.")
+    low: float = Field(30.0, ge=0, le=100, description="Nodes up to this percentile of degree are cold.")
+    high: float = Field(90.0, ge=0, le=100, description="Nodes from this percentile of degree on are hot.")
+    k: int = Field(20, ge=1, le=1000, description="Edges that a cold node gets.")
+    max_in_degree: int = Field(1000, ge=1, description="Edges that a hot node gets, per moment.")
+    min_similarity: float = Field(0.0, ge=0, lt=1, description="Cosine above which an edge is made.")
+    moments: int = Field(4, ge=1, le=100, description="How often, spread evenly over the edges' times.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError(f"low {self.low:g} must be below high {self.high:g}")
+        return self
+
+
 class GraphTrainingConfig(Model):
     """How the encoder is trained."""
 

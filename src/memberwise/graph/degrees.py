@@ -22,7 +22,8 @@ I64 = npt.NDArray[np.int64]
 def degrees(graph: HeteroGraph, numbers: NodeNumbers, nodes: I64, times: I64) -> F32:
     """``log1p`` of the edges of nodes strictly before their moments, in all and by window. ``[n, WIDTH]``
 
-    Edges of all types that leave a node count; of those without times only the first number knows.
+    Edges of all types that leave a node count, but for those that densification made: they would make the
+    cold look popular. Of edges without times only the first number knows.
     """
     counts = np.zeros((len(nodes), WIDTH), np.float32)
     types = numbers.types_of(nodes)
@@ -32,7 +33,7 @@ def degrees(graph: HeteroGraph, numbers: NodeNumbers, nodes: I64, times: I64) ->
             continue
         part = np.zeros((len(mine), WIDTH), np.float32)
         rows, moments = nodes[mine] - numbers.offsets[i], times[mine]
-        for edge_type in graph.edge_types_from(name):
+        for edge_type in graph.observed_types_from(name):
             adjacency = graph.adjacency[edge_type]
             for segment in (adjacency.base, adjacency.tail):
                 _count_windows(segment.indptr, segment.time, rows, moments, _WINDOWS, part)

@@ -21,40 +21,20 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from numba import njit
-from pydantic import Field, model_validator
 from usearch.index import Index, MetricKind, search
 
 from memberwise.errors import ConfigError
+from memberwise.graph.config import DensifyConfig
 from memberwise.graph.store import HeteroGraph
 from memberwise.graph.tables import EdgeArrays
-from memberwise.graph.types import EdgeType
-from memberwise.schema import Model
+from memberwise.graph.types import RESEMBLES, EdgeType
 
 F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 
-RELATION = "resembles"
 _EXACT = 20_000
 """Up to so many hot nodes are compared one by one; more go into an index."""
-
-
-class DensifyConfig(Model):
-    """Which nodes get artificial edges, and how many."""
-
-    node_types: list[str] | None = Field(None, description="Default: all that have content vectors.")
-    low: float = Field(30.0, ge=0, le=100, description="Nodes up to this percentile of degree are cold.")
-    high: float = Field(90.0, ge=0, le=100, description="Nodes from this percentile of degree on are hot.")
-    k: int = Field(20, ge=1, le=1000, description="Edges that a cold node gets.")
-    max_in_degree: int = Field(1000, ge=1, description="Edges that a hot node gets, per moment.")
-    min_similarity: float = Field(0.0, ge=0, lt=1, description="Cosine above which an edge is made.")
-    moments: int = Field(4, ge=1, le=100, description="How often, spread evenly over the edges' times.")
-
-    @model_validator(mode="after")
-    def _check(self) -> DensifyConfig:
-        if self.low >= self.high:
-            raise ValueError(f"low {self.low:g} must be below high {self.high:g}")
-        return self
 
 
 @dataclass(frozen=True)
@@ -109,7 +89,9 @@ def densify(
         types = [t for t in graph.node_types if graph.nodes[t].content is not None]
     if not types:
         raise ConfigError(
-            "no node type has content vectors", where="densify", fix="declare a vector feature of the entity"
+            "no node type has content vectors",
+            where="densify",
+            fix="declare a vector feature of an entity, by path or column, or leave densification out",
         )
     tables, done = [], []
     for node_type in types:
@@ -148,17 +130,18 @@ def _edges(graph: HeteroGraph, node_type: str, config: DensifyConfig, before: in
         row, rank = row[order], rank[order]
         target = found[row, rank]
         kept = _within_caps(row, target, len(cold), len(hot), config.k, config.max_in_degree)
+        kept = kept[::-1]  # edges of one moment keep their order: samplers of the newest take the most alike
         row, target, weight = row[kept], target[kept], similarity[row, rank][kept]
         parts.append((cold[row], hot[target], np.full(len(row), moment - 1), weight))
         open_[cold[row]] = False
     none = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
     source, target, time, weight = (np.concatenate(c) for c in zip(none, *parts, strict=True))
-    return EdgeArrays((node_type, RELATION, node_type), source, target, time, weight, reverse=False)
+    return EdgeArrays((node_type, RESEMBLES, node_type), source, target, time, weight, reverse=False)
 
 
 def _moments(graph: HeteroGraph, node_type: str, count: int, before: int | None) -> I64:
     """Moments that part a node type's edges into equal shares, and the end of them."""
-    times = [graph.adjacency[e].coo().time for e in graph.edge_types_from(node_type)]
+    times = [graph.adjacency[e].coo().time for e in graph.observed_types_from(node_type)]
     timed = np.concatenate([np.zeros(0, np.int64), *(t for t in times if t is not None)])
     if before is not None:
         timed = timed[timed < before]
@@ -175,8 +158,8 @@ def _moments(graph: HeteroGraph, node_type: str, count: int, before: int | None)
 def _degrees(graph: HeteroGraph, node_type: str, before: int) -> I64:
     """Edges with a time, of all types together, before a moment."""
     out = np.zeros(graph.count(node_type), np.int64)
-    for edge_type in graph.edge_types_from(node_type):
-        if graph.adjacency[edge_type].timed and edge_type[1] != RELATION:
+    for edge_type in graph.observed_types_from(node_type):
+        if graph.adjacency[edge_type].timed:
             out += graph.adjacency[edge_type].degrees(before)
     return out
 

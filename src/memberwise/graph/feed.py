@@ -176,7 +176,7 @@ class QueryMaker:
 
     def peers(self, seeds: SeedBatch) -> I64:
         """The newest neighbours of destinations before their moments."""
-        back = self.graph.edge_types_from(seeds.type)
+        back = self.graph.observed_types_from(seeds.type)
         timed = tuple(e for e in back if self.graph.adjacency[e].timed)
         return self._recent(seeds, timed, self.config.destination_neighbours)[0]
 

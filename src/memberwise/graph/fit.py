@@ -103,9 +103,9 @@ def known_ids(graph: HeteroGraph, before: int, config: GraphConfig) -> IdRows:
 
 
 def total_degrees(graph: HeteroGraph, node_type: str, before: int) -> npt.NDArray[np.int32]:
-    """Edges of every node of a type before a moment, over all edge types."""
+    """Edges of every node of a type before a moment, over all edge types but those of densification."""
     total = np.zeros(graph.count(node_type), np.int32)
-    for edge_type in graph.edge_types_from(node_type):
+    for edge_type in graph.observed_types_from(node_type):
         total += graph.adjacency[edge_type].degrees(before)
     return total
 

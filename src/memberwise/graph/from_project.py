@@ -46,6 +46,8 @@ def graph_from_project(
     edges: Sequence[Edge] = (),
     before: int | None = None,
     source: Source | None = None,
+    *,
+    content_before: int | None = None,
 ) -> HeteroGraph:
     """The graph of everything that a project's log and tables say, as it was known at a moment.
 
@@ -61,6 +63,8 @@ def graph_from_project(
         Microseconds: events at or after this moment add neither edges nor nodes.
     source
         Instead of ``schema.events.path``.
+    content_before : int, optional
+        Microseconds: content vectors may have seen no event from this moment on; default: `before`.
 
     Raises
     ------
@@ -70,7 +74,7 @@ def graph_from_project(
         For rows that cannot be used, more than ``events.max_rejected`` of them; for content vectors that
         have seen more than the graph may.
     """
-    build = _Build(schema, base, list(edges) or default_edges(schema), before)
+    build = _Build(schema, base, list(edges) or default_edges(schema), before, content_before)
     with tempfile.TemporaryDirectory(prefix="memberwise-graph-") as work:
         checker = build.checker()
         log = sort_events(
@@ -175,9 +179,17 @@ class _Timed:
 class _Build:
     """One pass over the log."""
 
-    def __init__(self, schema: Schema, base: Path | None, edges: list[Edge], before: int | None) -> None:
+    def __init__(
+        self,
+        schema: Schema,
+        base: Path | None,
+        edges: list[Edge],
+        before: int | None,
+        content_before: int | None = None,
+    ) -> None:
         self.schema, self.base, self.edges = schema, base, edges
         self.before = NEVER if before is None else np.int64(before)
+        self.content_before = self.before if content_before is None else np.int64(content_before)
         self.tables = load_entity_tables(schema, base)
         self.values: dict[str, _Values] = {}
         self.timed = {
@@ -373,11 +385,12 @@ class _Build:
             made = _embeddings(feature, self.tables, self.base)
             if made is None:
                 continue
-            if made.cutoff > self.before:
+            if made.cutoff > self.content_before:
                 raise DataError(
                     "the vectors have seen events that the graph must not know",
                     where=f"vector of {entity}",
-                    fix="use vectors whose cut-off is not after that of the graph",
+                    fix="use vectors whose cut-off is not after that of the graph; in a fit, not after "
+                    "the share 'graph.learn' of train",
                 )
             parts.append(made.gather(made.rows(hashes)))
         return np.concatenate(parts, axis=1) if parts else None

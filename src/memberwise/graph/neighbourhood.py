@@ -10,7 +10,7 @@ from memberwise.graph.sampling.base import Sampler
 from memberwise.graph.sampling.neighbours import NeighbourSampler, Rule, SamplingConfig
 from memberwise.graph.sampling.ppr import RELATION, PPRConfig, PPRSampler
 from memberwise.graph.store import HeteroGraph
-from memberwise.graph.types import EdgeType
+from memberwise.graph.types import EdgeType, edge_name, is_artificial
 from memberwise.schema import Duration, Model
 
 
@@ -35,7 +35,11 @@ class Neighbourhood(Model):
         if self.draw == "ppr":
             return PPRSampler(graph, PPRConfig(window=self.window))
         draw = self.draw if training else "last"
-        return NeighbourSampler(graph, SamplingConfig(rule=Rule(draw=draw, window=self.window)))
+        # How old an artificial edge is says nothing: only the moment from which on it may be seen.
+        ageless = {edge_name(e): Rule(draw=draw) for e in graph.edge_types if is_artificial(e)}
+        return NeighbourSampler(
+            graph, SamplingConfig(rule=Rule(draw=draw, window=self.window), rules=ageless)
+        )
 
     def virtual(self, graph: HeteroGraph) -> tuple[EdgeType, ...]:
         """Edge types that are no edges of the graph but come from the sampler."""

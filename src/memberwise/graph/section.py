@@ -6,11 +6,11 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from memberwise.graph.config import EncoderConfig, GraphTrainingConfig
+from memberwise.graph.config import DensifyConfig, EncoderConfig, GraphTrainingConfig
 from memberwise.graph.edges import Edge
 from memberwise.graph.neighbourhood import Neighbourhood
 from memberwise.graph.retrieval import RetrievalConfig
-from memberwise.graph.types import parse_edge
+from memberwise.graph.types import RESEMBLES, parse_edge
 from memberwise.schema import DAY, Duration, Model
 
 
@@ -26,6 +26,9 @@ class GraphConfig(Model):
     )
     predict: dict[str, float] = Field(
         {"member:engages:item": 1.0}, description="Edge types to learn from, and their weight in the loss."
+    )
+    densify: DensifyConfig | None = Field(
+        None, description="Edges from nodes with few edges to well-known ones that resemble them in content."
     )
     encoder: EncoderConfig = EncoderConfig()
     neighbourhood: Neighbourhood = Neighbourhood()
@@ -44,6 +47,8 @@ class GraphConfig(Model):
             source, _, target = parse_edge(name)
             if (source, target) != ("member", "item"):
                 raise ValueError(f"'predict': {name} does not lead from member to item")
+        if any(edge.name == RESEMBLES for edge in self.edges):
+            raise ValueError(f"'edges': {RESEMBLES!r} is what 'densify' makes; take another name")
         if self.encoder.destination_neighbours:
             raise ValueError(
                 "'destination_neighbours' makes a member's vector depend on the item: no feature, no index"

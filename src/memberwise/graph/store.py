@@ -16,7 +16,7 @@ from memberwise.graph.adjacency import Adjacency, Coo, compress, no_edges
 from memberwise.graph.edges import Edge
 from memberwise.graph.nodes import Nodes
 from memberwise.graph.tables import EdgeArrays, EdgeTable, check_ids, micros
-from memberwise.graph.types import EdgeType, edge_name, reverse_of
+from memberwise.graph.types import EdgeType, edge_name, is_artificial, reverse_of
 from memberwise.schema import Schema
 
 I32 = npt.NDArray[np.int32]
@@ -161,6 +161,10 @@ class HeteroGraph:
     def edge_types_from(self, node_type: str) -> tuple[EdgeType, ...]:
         """Edge types along which nodes of a type have neighbours, sorted."""
         return tuple(e for e in self.edge_types if e[0] == node_type)
+
+    def observed_types_from(self, node_type: str) -> tuple[EdgeType, ...]:
+        """Of these, the types that the log and the tables give: all but what densification made."""
+        return tuple(e for e in self.edge_types_from(node_type) if not is_artificial(e))
 
     def count(self, node_type: str) -> int:
         """Number of nodes of a type."""

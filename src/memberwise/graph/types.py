@@ -24,6 +24,9 @@ NEVER = np.int64(np.iinfo(np.int64).max)
 TIMELESS = np.int64(np.iinfo(np.int64).min)
 """Time of an edge that always holds, such as an attribute: it is before every cut-off."""
 
+RESEMBLES = "resembles"
+"""Relation of the edges that densification makes (`memberwise.graph.densify`): nobody did anything there."""
+
 _REVERSE = "rev_"
 
 
@@ -40,6 +43,11 @@ def reverse_of(edge_type: EdgeType) -> EdgeType:
     source, relation, target = edge_type
     back = relation.removeprefix(_REVERSE) if relation.startswith(_REVERSE) else _REVERSE + relation
     return (target, back, source)
+
+
+def is_artificial(edge_type: EdgeType) -> bool:
+    """Whether densification made edges of this type, so that they say nothing of how active a node is."""
+    return edge_type[1] == RESEMBLES
 
 
 def edge_name(edge_type: EdgeType) -> str:

@@ -16,6 +16,7 @@ import polars as pl
 from memberwise.data.hashing import U64
 from memberwise.data.timeline import EmbeddingTimeline
 from memberwise.errors import BundleError, DataError
+from memberwise.graph.densify import densify
 from memberwise.graph.encoder import Embedded, GraphEncoder
 from memberwise.graph.files import open_graph, write_graph
 from memberwise.graph.fit import fit_encoder
@@ -69,10 +70,13 @@ class GraphPart(Part):
         config, prepared = fitting.project.config, fitting.prepared
         assert config.graph is not None
         fitting.progress("graph", 0, 1)
-        graph = graph_from_project(config, fitting.project.base, config.graph.edges)
         first, last = prepared.packed.splits["train"]
         times = np.asarray(prepared.packed.arrays["time"])
         learned = int(times[first + int((last - first) * config.graph.learn)])
+        # Content is read as it stands at every moment: it may know no more than the encoder.
+        graph = graph_from_project(config, fitting.project.base, config.graph.edges, content_before=learned)
+        if config.graph.densify is not None:
+            graph, _ = densify(graph, config.graph.densify, before=learned)
         encoder, version = fit_encoder(
             graph,
             config.graph,
@@ -142,7 +146,7 @@ class GraphPart(Part):
     def _last_events(self) -> npt.NDArray[np.int64]:
         """Time of the last event of every item, 0 for none."""
         last = np.zeros(self.graph.count("item"), np.int64)
-        for edge_type in self.graph.edge_types_from("item"):
+        for edge_type in self.graph.observed_types_from("item"):
             edges = self.graph.adjacency[edge_type].coo()
             if edges.time is not None:
                 np.maximum.at(last, edges.source, edges.time)
