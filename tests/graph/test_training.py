@@ -33,6 +33,7 @@ def _settings(**changes: Any) -> GraphTrainingConfig:
         "workers": 0,
         "adaptive": AdaptiveFanOut(start=1, stride=2),
         "evaluation_events": 200,
+        "mixed_precision": "off",  # these numbers must not depend on the machine
     }
     return GraphTrainingConfig(**(values | changes))
 
@@ -64,8 +65,9 @@ def _weights(trainer: GraphTrainer) -> dict[str, torch.Tensor]:
 )
 def test_it_learns_who_belongs_to_whom(tmp_path: Path, settings: dict[str, Any]) -> None:
     w = world(communities(), small(**settings))
-    # A network that scores pairs starts further away than a product of two embeddings.
-    trainer = _trainer(tmp_path, w, epochs=8 if settings.get("decoder") == "mlp" else 4, patience=9)
+    # A network that scores pairs does not bear the rate that suits a product of two embeddings.
+    changes = {"epochs": 8, "lr": 0.001} if settings.get("decoder") == "mlp" else {"epochs": 4}
+    trainer = _trainer(tmp_path, w, patience=99, **changes)
     trainer.fit()
     # Half of the uniform candidates lie on the member's own side and cannot be told from the positive.
     assert trainer.records[-1]["auc"] > 0.7
@@ -206,9 +208,9 @@ def test_half_precision_is_used_only_where_it_is_faster() -> None:
     def best(x: torch.Tensor) -> float:
         times = []
         for _ in range(3):
-            started = time.perf_counter()
+            started = time.thread_time()
             (x @ x).sum().item()
-            times.append(time.perf_counter() - started)
+            times.append(time.thread_time() - started)
         return min(times)
 
     ratio = best(b) / best(a)
