@@ -31,8 +31,8 @@ def half_precision(device: str) -> torch.dtype | None:
 def _seconds(dtype: torch.dtype, device: torch.device, limit: float | None = None) -> float:
     """Best time of a matrix product; stops early once it took longer than the limit.
 
-    On a CPU the time of this thread counts: by the wall clock another job could decide, and the same seed would
-    give other numbers.
+    On a CPU the time of this thread counts: by the wall clock another job could decide, and the same seed
+    would give other numbers.
     """
     clock = time.thread_time if device.type == "cpu" else time.perf_counter
     a = torch.ones(_SIZE, _SIZE, dtype=dtype, device=device)
