@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 from collections import Counter
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,13 @@ from memberwise.serving.journal import Journal, StorageError
 from memberwise.serving.sources import Directory
 from support.server import Running
 
-EVENT = {"m": "m1", "i": "i2", "cat": "u", "tags": ["g1"], "num": 1.0, "y": 1}
 TORCH = ("--engine", "torch", "--clock", "log")
+
+
+def event(num: float = 1.0) -> dict[str, Any]:
+    """Something that happens now; on the clock of a log an event says so itself."""
+    now = datetime.now(UTC).isoformat()
+    return {"t": now, "m": "m1", "i": "i2", "cat": "u", "tags": ["g1"], "num": num, "y": 1}
 
 
 def stored(inbox: Path) -> list[dict[str, Any]]:
@@ -89,7 +95,7 @@ def test_a_server_swaps_refuses_keeps_events_and_stops_gracefully(
         assert "memberwise_refused_versions 1.0" in server.client.get("/metrics").text
 
         # Slow clients are sent away, and do not keep others waiting.
-        assert server.client.post("/events", json=EVENT).json() == {"accepted": 1}
+        assert server.client.post("/events", json=event()).json() == {"accepted": 1}
 
         # An open request is answered when the server is told to stop.
         with httpx.Client(base_url=server.url, timeout=20) as client:
@@ -196,10 +202,10 @@ def test_a_full_disk_is_answered_with_507(project: Project, monkeypatch: pytest.
     with TestClient(create_app(Server(project, ServingSettings(engine="torch")))) as client:
         with monkeypatch.context() as patch:
             patch.setattr(journal.os, "write", full)
-            answer = client.post("/events", json=EVENT)
+            answer = client.post("/events", json=event())
             assert answer.status_code == 507
             assert "No space left" in answer.text
-        assert client.post("/events", json=EVENT).json() == {"accepted": 1}
+        assert client.post("/events", json=event()).json() == {"accepted": 1}
     assert len(stored(project.output / "inbox")) == 1
 
 
@@ -226,7 +232,7 @@ def test_kill_minus_nine_loses_no_event_that_was_accepted(project: Project) -> N
             killer.start()
             try:
                 while True:
-                    events = [{**EVENT, "num": float(accepted + k)} for k in range(5)]
+                    events = [event(float(accepted + k)) for k in range(5)]
                     if server.client.post("/events", json=events).status_code == 200:
                         accepted += 5
             except httpx.TransportError:
@@ -243,7 +249,7 @@ def test_the_loop_closes(project: Project) -> None:
     """Events go in over HTTP, a follower lets a version see them, the server serves it."""
     with Running(project, "--engine", "torch") as server:
         before = server.client.get("/version").json()["as_of"]
-        assert server.client.post("/events", json=[EVENT] * 3).json() == {"accepted": 3}
+        assert server.client.post("/events", json=[event() for _ in range(3)]).json() == {"accepted": 3}
         follower = Follower(project, Directory(project.output / "inbox"), settle=0.0)
         assert follower.step().counted == 3
         server.wait_version("000002")

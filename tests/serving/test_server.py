@@ -176,8 +176,18 @@ def test_events_are_on_disk_and_bad_ones_are_not(project: Project) -> None:
     assert found[1][1]["t"] == "2024-05-06T05:08:09.500000Z"
 
 
-def test_a_forgotten_member_is_somebody_new(project: Project) -> None:
+def test_on_the_clock_of_a_log_an_event_says_its_own_time(project: Project) -> None:
+    """The wall clock would carry a log of the past into the present, and no later event would be new."""
     event = {"m": "m1", "i": "i2", "cat": "u", "tags": ["g1"], "num": 1.0, "y": 1}
+    with TestClient(create_app(Server(project, settings(clock="log")))) as client:
+        answer = client.post("/events", json=event)
+        assert answer.status_code == 422
+        assert "give it the column 't'" in answer.text
+        assert client.post("/events", json=event | {"t": "2024-05-06"}).json() == {"accepted": 1}
+
+
+def test_a_forgotten_member_is_somebody_new(project: Project) -> None:
+    event = {"m": "m1", "i": "i2", "cat": "u", "tags": ["g1"], "num": 1.0, "y": 1, "t": "2024-05-06"}
     options = settings(clock="log")
     with TestClient(create_app(Server(project, options))) as client:
         before = client.post("/rank", json=ask()).json()["items"]

@@ -37,8 +37,14 @@ def serve(
     from memberwise.serving.run import serve as run
     from memberwise.serving.settings import settings
 
+    loaded = Project.load(project)
+    out.print(
+        f"Loading the current version, then listening on [bold]http://{host}:{port}[/] "
+        f"(curl -s {host}:{port}/ready says when)",
+        soft_wrap=True,
+    )
     run(
-        Project.load(project),
+        loaded,
         settings(
             host=host,
             port=port,

@@ -307,9 +307,9 @@ class Recommender:
         one, other = self.pipeline.normaliser.to_arrays(), prepared.pipeline.normaliser.to_arrays()
         if not (same and all(np.array_equal(one[k], other[k], equal_nan=True) for k in one)):
             raise DataError(
-                "the project's log has changed since this version was fitted",
+                "the project's log has changed since this version was fitted, or members were forgotten",
                 where=str(self.project.config.events.path),
-                fix="fit again, or evaluate on events of your choice: evaluate(FILES)",
+                fix="fit again; or evaluate events that came later: memberwise evaluate PROJECT FILES",
             )
 
     def _score_events(self, events: Source, notes: list[str]) -> Arrays:

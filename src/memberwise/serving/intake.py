@@ -85,6 +85,16 @@ class Intake:
     def _stamp(self, value: Any, i: int, now: int) -> str:
         """The event's own time, or now, as text that every reader takes for the same moment."""
         us: int | None = now
+        if value is None and self.settings.clock == "log":
+            # Stamped by the wall clock, one event would carry a log of the past into the present.
+            raise Refused(
+                422,
+                Problem(
+                    "the event has no time, and the server runs on the clock of the log",
+                    where=f"event {i}",
+                    fix=f"give it the column {self.time!r}, or serve with --clock wall",
+                ),
+            )
         if value is not None:
             if isinstance(value, list | dict | bool):
                 raise Refused(422, Problem("time cannot be read", where=f"event {i}"))
