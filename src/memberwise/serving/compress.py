@@ -115,11 +115,13 @@ def refit(project: Project, factor: int, base: Sequence[float]) -> list[Choice]:
     rec = Recommender.fit(with_quotients(project, Recommender.load(project.bundles), factor))
     test = _rows(rec, "test")
     found = []
-    for name in (f"{factor}x fewer rows", f"{factor}x fewer rows, int8 tables"):
+    for int8 in (False, True):
+        if int8:
+            compress_tables(rec.ranker.embeddings)
         scored = _aucs(test, rec.score(test))
         change = [a - b for a, b in zip(scored, base, strict=True)]
+        name = f"{factor}x fewer rows" + (", int8 tables" if int8 else "")
         found.append(Choice(name, _table_megabytes(rec.ranker), float("nan"), float("nan"), scored, change))
-        compress_tables(rec.ranker.embeddings)
     return found
 
 
