@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -29,12 +29,13 @@ LATER = 0.01
 
 
 def demo_project(output: Path) -> Project:
-    """The bundled project over all but the end of the log, with its results in `output`."""
-    values: dict[str, Any] = yaml.safe_load(resources.files("memberwise").joinpath("demo.yaml").read_text())
+    """The bundled project over all but the end of the log, with its data and its results in `output`.
+
+    Nothing in it names another place: the folder may be moved or copied.
+    """
     files = movietweetings().files
-    values["entities"]["item"]["path"] = str(files["movies"])
-    output = output.resolve()
     output.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(files["movies"], output / "movies.parquet")
     # What is not in the log of the project comes later, as new events: new.parquet.
     ratings = pl.read_parquet(files["ratings"]).sort("timestamp", maintain_order=True)
     cut = ratings["timestamp"][round(len(ratings) * (1 - LATER))]
@@ -42,9 +43,9 @@ def demo_project(output: Path) -> Project:
     for name, which in parts.items():
         if not (output / f"{name}.parquet").is_file():
             ratings.filter(which).write_parquet(output / f"{name}.parquet")
-    values["events"]["path"] = str(output / "ratings.parquet")
-    values["name"], values["output"] = output.name, str(output.parent)
-    return Project.from_dict(values, output.parent)
+    text = resources.files("memberwise").joinpath("demo.yaml").read_text(encoding="utf-8")
+    (output / "project.yaml").write_text(text, encoding="utf-8")
+    return Project.load(output)
 
 
 def run(output: Path, out: Console) -> dict[str, Any]:
@@ -58,7 +59,6 @@ def run(output: Path, out: Console) -> dict[str, Any]:
         rec = Recommender.fit(project, watchers=[bar], progress=bar.stage)
     fitted = time.process_time() - cpu
     path = rec.save(info=fit_info(rec))
-    (project.output / "project.yaml").write_text(yaml.safe_dump(project.to_dict(), sort_keys=False))
     out.print(f"   {fitted:.0f} CPU-seconds; published {path}")
     out.print("[bold]2. Evaluate[/] on the last 10 %, against simple models on the same rows")
     report = rec.evaluate(baselines=True)
@@ -112,8 +112,8 @@ def _personal(report: Report) -> Table:
 def _rank(rec: Recommender, project: Project, out: Console) -> None:
     """Films of the year before for the member with most ratings, with the titles of what it liked last."""
     config = project.config
-    ratings = pl.read_parquet(str(config.events.path))
-    films = pl.read_parquet(str(config.entities["item"].path))
+    ratings = pl.read_parquet(project.base / str(config.events.path))
+    films = pl.read_parquet(project.base / str(config.entities["item"].path))
     member = ratings["user_id"].mode()[0]
     mine = ratings.filter(pl.col("user_id") == member).sort("timestamp")
     liked = mine.filter(pl.col("rating") >= 8).join(films, on="movie_id").tail(3)["title"].to_list()

@@ -79,7 +79,11 @@ class ProjectConfig(Schema):
         None, description="Embeddings adapted to each entity's latest events; {} for the defaults."
     )
     fresh: FreshConfig = Field(FreshConfig(), description="What updates may do.")
-    output: str = Field("runs", description="Directory for runs and bundles, relative to the project file.")
+    output: str = Field(
+        "runs",
+        description="Directory of this project's own directory of runs and bundles, relative to the project "
+        "file; '.' keeps them beside the file itself, without a directory of their own.",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -164,6 +168,8 @@ class Project:
     @property
     def output(self) -> Path:
         """Directory of this project's runs and bundles."""
+        if Path(self.config.output) == Path():
+            return self.base
         return self.base / self.config.output / self.config.name
 
     @property

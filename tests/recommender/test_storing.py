@@ -11,7 +11,9 @@ import polars as pl
 import pytest
 
 from memberwise import bundle
+from memberwise.project import Project
 from memberwise.recommender import Recommender, storing
+from support.projects import make
 
 
 def state(rec: Recommender) -> dict[str, np.ndarray]:
@@ -125,3 +127,25 @@ def test_a_lost_file_of_the_version_before_does_not_harm_the_next(
     newer = large.update(late)
     newer.save(bundles)
     assert same_state(Recommender.load(bundles), newer)
+
+
+def test_a_moved_project_finds_its_log_again(early: pl.DataFrame, tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "far" / "there"
+    rec = Recommender.fit(make(here, early, output=".", name="moved"))
+    before = rec.evaluate(draws=20).metrics
+    assert rec.save() == here / "bundles" / "000001"
+    shutil.copytree(here, there, symlinks=True)
+    shutil.rmtree(here)
+    cache = [p.stat().st_mtime_ns for p in sorted((there / "cache").rglob("*")) if p.is_file()]
+    moved = Recommender.load(there / "bundles")
+    assert moved.project.base == there.resolve()
+    assert moved.evaluate(draws=20).metrics == before
+    assert cache == [p.stat().st_mtime_ns for p in sorted((there / "cache").rglob("*")) if p.is_file()]
+
+
+def test_versions_kept_elsewhere_know_the_place_of_their_project(
+    rec: Recommender, project: Project, tmp_path: Path
+) -> None:
+    rec.save(tmp_path / "elsewhere")
+    shutil.copytree(tmp_path / "elsewhere", tmp_path / "copy" / "bundles", symlinks=True)
+    assert Recommender.load(tmp_path / "copy" / "bundles").project.base == project.base.resolve()

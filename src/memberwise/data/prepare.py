@@ -72,8 +72,9 @@ def fingerprint(schema: Schema, base: Path | None) -> str:
                 fs, name = fsspec.core.url_to_fs(file)
                 parts.append([file, fs.ukey(name)])
             else:
-                stat = os.stat(file)
-                parts.append([file, stat.st_size, stat.st_mtime_ns])
+                # From the project's place, so that a project that was moved need not be prepared again.
+                stat, place = os.stat(file), os.path.relpath(file, base or ".")
+                parts.append([place, stat.st_size, stat.st_mtime_ns])
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 

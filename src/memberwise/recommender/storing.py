@@ -84,9 +84,11 @@ def write(rec: Recommender, folder: Path) -> None:
     before = rec.stored
     if before is not None and before.folder.parent.resolve() != folder.parent.resolve():
         before = None
+    base, bundles = rec.project.base.resolve(), folder.parent.resolve()
     project = {
         "config": rec.project.to_dict(),
-        "base": str(rec.project.base.resolve()),
+        "base": str(base),
+        "base from bundles": os.path.relpath(base, bundles),
         "train_end": rec.pipeline.train_end,
     }
     (folder / "project.json").write_text(json.dumps(project, indent=1))
@@ -155,6 +157,16 @@ def _read_state(folder: Path) -> dict[str, Arrays]:
     return parts
 
 
+def _project(saved: Mapping[str, Any], bundles: Path) -> Project:
+    """The project of a version, where it stands now: it may have been moved with all that it keeps."""
+    bundles = bundles.resolve()
+    if "base from bundles" in saved:
+        moved = Project.from_dict(saved["config"], (bundles / saved["base from bundles"]).resolve())
+        if moved.bundles.resolve() == bundles:
+            return moved
+    return Project.from_dict(saved["config"], saved["base"])
+
+
 def read(folder: Path) -> tuple[Any, ...]:
     """Arguments of `Recommender` from the files of a version.
 
@@ -168,7 +180,7 @@ def read(folder: Path) -> tuple[Any, ...]:
         fit = json.loads((folder / "fit.json").read_text())
     except (OSError, ValueError) as error:
         raise BundleError(f"cannot be read: {error}", where=str(folder)) from error
-    project = Project.from_dict(saved["config"], saved["base"])
+    project = _project(saved, folder.parent)
     tables = {
         name: EntityTable(name, pl.read_ipc(folder / "entities" / f"{name}.arrow"), entity.table_key)
         for name, entity in project.config.entities.items()
