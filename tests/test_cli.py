@@ -34,6 +34,24 @@ PROJECT = {
 }
 
 
+TEXT = """\
+name: shop
+events: {path: events.parquet, time: at}
+entities:
+  member: {id: member}
+  item: {id: item, path: items.parquet}
+tasks:
+  - {name: click, label: clicked}
+features:
+  - {kind: categorical, column: member}
+  - {kind: categorical, column: item}
+  - {kind: categorical, column: item.tags, max_values: 3}
+aggregates:
+  - {by: member}
+  - {by: [member, item.tags]}
+"""
+
+
 def write_log(folder: Path, rows: int = 2000, days: int = 20, start: str = "2024-01-01") -> pl.DataFrame:
     rng = np.random.default_rng(rows)
     first = np.datetime64(start, "us").astype(np.int64)
@@ -124,6 +142,49 @@ def test_a_mistake_in_the_project_is_a_message_and_not_a_traceback(
     assert says in printed.err
     assert "Traceback" not in printed.err + printed.out
     assert not (project.parent / "runs/shop/bundles").exists()
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "key", "fix"),
+    [
+        ("time: at", "time: att", "events.time", "did you mean 'at'?"),
+        ("  - {kind: categorical, column: item}", "  - {kind: categorical, column: itm}",
+         "features.1.column", "did you mean 'item'?"),
+        ("column: item.tags", "column: item.tagz", "features.2.column", "did you mean 'tags'?"),
+        ("label: clicked", "label: zzz > 2", "tasks.0.label", "the table has: at, member, item, clicked"),
+        ("by: [member, item.tags]", "by: [membr, item.tags]", "aggregates.1.by", "did you mean 'member'?"),
+        ("label: clicked", "label: '1'", "tasks.click", "check the label's expression"),
+    ],
+)  # fmt: skip
+def test_a_column_that_is_not_there_is_named_with_its_line_and_key(
+    project: Path, right: str, wrong: str, key: str, fix: str,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    text = TEXT.replace(right, wrong)
+    project.write_text(text)
+    line = next(i for i, row in enumerate(text.splitlines(), 1) if wrong in row)
+    assert run(monkeypatch, "fit", project) == 2
+    said = capsys.readouterr().err
+    assert f"project.yaml, line {line}: {key}: " in said
+    assert fix in said
+    run(monkeypatch, "doctor", project)
+    assert f"line {line}: " in capsys.readouterr().out
+
+
+def test_columns_missing_in_new_events_blame_the_file(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(monkeypatch, "fit", project)
+    capsys.readouterr()
+    new = [project.parent / f"{name}.parquet" for name in ("one", "two")]
+    for path, start in zip(new, ("2024-01-21", "2024-01-22"), strict=True):
+        write_log(project.parent, 30, 1, start).drop("clicked").write_parquet(path)
+    for command in ("update", "evaluate"):
+        assert run(monkeypatch, command, project, *new) == 2
+        said = capsys.readouterr().err
+        assert f"column 'clicked' missing in {new[0]} and 1 more" in said
+        assert "(tasks.0.label)" in said
+        assert "['" not in said
 
 
 def test_using_a_version_before_there_is_one(

@@ -156,3 +156,21 @@ def test_the_json_schema_knows_every_key():
     assert {"events", "entities", "tasks", "ranker", "training"} <= set(schema["properties"])
     assert schema["$defs"]["Aggregate"]["properties"]["window"]["anyOf"][0]["type"] == "string"
     assert schema["additionalProperties"] is False
+
+
+@pytest.mark.parametrize(
+    ("key", "line"),
+    [
+        ("events", 1), ("events.time", 3), ("events.time_unit", 1), ("entities.item.id", 6),
+        ("tasks.0.label", 8), ("tasks.y.label", 8), ("tasks.z", 7), ("features.1.column", 12),
+        ("features.num.column", 12), ("aggregates.m, 1w.window", 14), ("training.lr", None),
+        ("/data/events.parquet", None),
+    ],
+)  # fmt: skip
+def test_every_key_has_the_line_of_the_nearest_thing_in_the_file(tmp_path: Path, key: str, line: int | None):
+    assert load(tmp_path, GOOD).line(key) == line
+
+
+def test_output_beside_the_file_needs_no_directory_of_its_own(tmp_path: Path):
+    assert load(tmp_path, GOOD + "output: .\n").output == tmp_path
+    assert load(tmp_path, GOOD + "output: out\nname: n\n").output == tmp_path / "out" / "n"

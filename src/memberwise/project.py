@@ -14,14 +14,14 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from memberwise.data import tombstones
-from memberwise.errors import ConfigError
+from memberwise.errors import ConfigError, MemberwiseError
 from memberwise.graph.section import GraphConfig
 from memberwise.meta.config import MetaConfig
 from memberwise.ranking.config import RankerConfig, TrainingConfig
 from memberwise.ranking.effects import EffectsConfig
 from memberwise.ranking.exploration import ExplorationConfig
 from memberwise.ranking.incremental import IncrementalConfig
-from memberwise.schema import Duration, Model, Schema, parse_duration
+from memberwise.schema import Duration, Model, Schema, aggregate_name, feature_name, parse_duration
 
 
 class MakesVectors(Protocol):
@@ -126,10 +126,20 @@ class Project:
         The settings.
     base : Path
         Directory of the project file.
+    file : Path, optional
+        The project file, if it was read from one.
+    lines
+        Line of each key in that file.
     """
 
-    def __init__(self, config: ProjectConfig, base: Path) -> None:
-        self.config, self.base = config, base
+    def __init__(
+        self,
+        config: ProjectConfig,
+        base: Path,
+        file: Path | None = None,
+        lines: Mapping[tuple[str | int, ...], int] = types.MappingProxyType({}),
+    ) -> None:
+        self.config, self.base, self.file, self._lines = config, base, file, lines
         config.leave_out(tombstones.read(self.output).tolist())
 
     def __repr__(self) -> str:
@@ -158,7 +168,7 @@ class Project:
         except UnicodeDecodeError as error:
             raise ConfigError(f"is not UTF-8 text: {error.reason}", where=str(path)) from error
         values, marks = _parse(text, path)
-        return cls(_validate(values, str(path), marks), path.parent)
+        return cls(_validate(values, str(path), marks), path.parent, path, marks)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], base: str | Path = ".") -> Self:
@@ -180,6 +190,38 @@ class Project:
     def to_dict(self) -> dict[str, Any]:
         """All settings, defaults included, as plain values."""
         return json.loads(self.config.model_dump_json())
+
+    def line(self, key: str) -> int | None:
+        """Line of a key, such as ``features.3.column`` or ``tasks.click.label``, in the project file.
+
+        A default that the file does not hold has the line of what it belongs to; None where nothing does.
+        """
+        named = {
+            "tasks": [t.name for t in self.config.tasks],
+            "features": [feature_name(f) for f in self.config.features],
+            "aggregates": [aggregate_name(a) for a in self.config.aggregates],
+        }
+        head, _, rest = key.partition(".")
+        for i, name in enumerate(named.get(head, [])):
+            if rest == name or rest.startswith(f"{name}."):
+                key = f"{head}.{i}{rest.removeprefix(name)}"
+                break
+        parts = [int(p) if p.isdecimal() else p for p in key.split(".")]
+        places = (tuple(parts[:n]) for n in range(len(parts), 0, -1))
+        return next((self._lines[place] for place in places if place in self._lines), None)
+
+    @contextlib.contextmanager
+    def located(self) -> Iterator[None]:
+        """Inside, an error about a key of the project also names the file and the line of that key."""
+        try:
+            yield
+        except MemberwiseError as error:
+            line = self.line(error.where) if error.where else None
+            if line is None:
+                raise
+            raise type(error)(
+                error.what, where=f"{self.file}, line {line}: {error.where}", fix=error.fix
+            ) from error
 
 
 def json_schema() -> dict[str, Any]:

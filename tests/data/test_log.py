@@ -151,7 +151,7 @@ def test_more_rejects_than_the_limit_stop_the_run(tmp_path: Path):
 
 
 def test_a_missing_column_is_named_before_anything_is_read(tmp_path: Path):
-    with pytest.raises(DataError, match=r"column 'num' missing\n.*the table has: t, m, i"):
+    with pytest.raises(DataError, match=r"column 'num' missing in the table.*\n.*the table has: t, m, i"):
         sort(impressions(10).drop("num"), tmp_path)
 
 

@@ -28,6 +28,16 @@ Source: TypeAlias = str | Path | Sequence[str | Path] | pl.DataFrame | pa.Table
 """What may stand for a table: paths of files, or a table in memory."""
 
 
+def called(source: Source) -> str:
+    """What a message calls a table: its path, or the first of several."""
+    if isinstance(source, pl.DataFrame | pa.Table):
+        return "the table"
+    if isinstance(source, str | Path):
+        return str(source)
+    more = len(source) - 1
+    return f"{source[0] if source else 'no file'}" + (f" and {more} more" if more > 0 else "")
+
+
 def expand(paths: str | Path | Sequence[str | Path], base: Path | None = None) -> list[str]:
     """All files that the paths name, sorted within each pattern.
 
@@ -117,7 +127,7 @@ def open_dataset(
     files = expand(paths, base)
     formats = {_format(f) for f in files}
     if len(formats) > 1:
-        raise DataError(f"mixes {' and '.join(sorted(formats))} files", where=str(paths))
+        raise DataError(f"mixes {' and '.join(sorted(formats))} files", where=called(paths))
     kind = formats.pop()
     file_format: Any = kind
     if kind == "csv":
@@ -125,7 +135,7 @@ def open_dataset(
         file_format = ds.CsvFileFormat(convert_options=pacsv.ConvertOptions(column_types=types))
     filesystem = None
     if len({f.partition("://")[0] if "://" in f else "" for f in files}) > 1:
-        raise DataError("names files in different places", where=str(paths), fix="bring them to one")
+        raise DataError("names files in different places", where=called(paths), fix="bring them to one")
     if "://" in files[0]:
         filesystem, _ = fsspec.core.url_to_fs(files[0])
         files = [filesystem._strip_protocol(f) for f in files]
@@ -275,7 +285,7 @@ def record_batches(
         yield from source.iter_slices(rows)
         return
     dataset = open_dataset(source, base, text, columns)
-    where = str(source)
+    where = called(source)
     if columns is not None:
         need_columns(dataset.schema.names, columns, where=where)
     try:

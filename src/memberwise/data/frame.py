@@ -14,6 +14,7 @@ from memberwise.data.files import need_columns, read_table
 from memberwise.data.hashing import U64, HashIndex, hash_lists, hash_values
 from memberwise.data.pending import NEVER
 from memberwise.data.times import I64, YEAR_ONE, parse_time
+from memberwise.data.uses import need_table_columns
 from memberwise.errors import DataError
 from memberwise.schema import Schema
 
@@ -107,6 +108,7 @@ def load_entity_tables(schema: Schema, base: Path | None = None) -> dict[str, En
     for name, entity in schema.entities.items():
         if entity.path is not None:
             table = read_table(entity.path, base, text=[entity.table_key])
+            need_table_columns(schema, name, entity.table_key, table.columns)
             tables[name] = EntityTable(name, table, entity.table_key)
     return tables
 

@@ -17,7 +17,8 @@ import polars as pl
 import pyarrow as pa
 
 from memberwise.data.events import ROW, TIME, EventChecker, Rejects
-from memberwise.data.files import Source, column_names, need_columns, record_batches
+from memberwise.data.files import Source, called, column_names, record_batches
+from memberwise.data.uses import need_event_columns
 from memberwise.errors import DataError
 
 CHUNK_ROWS = 131_072
@@ -85,8 +86,9 @@ def check_events(
     DataError
         If columns are missing.
     """
-    where = "the table" if isinstance(source, pl.DataFrame | pa.Table) else str(source)
-    need_columns(column_names(source, base), checker.columns, where)
+    own = isinstance(source, str | list) and source == checker.schema.events.path
+    have = column_names(source, base)
+    need_event_columns(checker.schema, checker.columns, have, called(source), own=own)
     row = 0
     for raw in record_batches(source, checker.columns, base, checker.text_columns, CHUNK_ROWS):
         yield checker.check(raw, row, rejects)
@@ -126,7 +128,7 @@ def sort_events(
     for i, piece in enumerate(check_events(source, checker, rejects, base)):
         if len(piece):
             pieces.append(_write(_in_order(piece), folder / f"{i}.arrow"))
-    where = "the events" if isinstance(source, pl.DataFrame | pa.Table) else str(source)
+    where = called(source)
     rejects.check(checker.schema.events.max_rejected, where)
     if not pieces:
         if rejects.read:

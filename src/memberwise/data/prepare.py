@@ -136,6 +136,7 @@ def prepare(
     checker = EventChecker(schema)
     sampler = NegativeSampler(schema) if schema.negatives is not None else None
     progress("sort", 0, 1)
+    tables = load_entity_tables(schema, base)  # first: what is wrong with them need not wait for the sort
     log = sort_events(
         schema.events.path if source is None else source,
         checker,
@@ -147,7 +148,7 @@ def prepare(
     times = log.times()
     splits = split_bounds(times, schema)
     train_end = int(times[splits["train"][1] - 1])
-    pipeline = FeaturePipeline(schema, load_entity_tables(schema, base), train_end, base)
+    pipeline = FeaturePipeline(schema, tables, train_end, base)
     with PackedWriter(work / "packed", len(log)) as writer:
         _encode(log, pipeline, writer, progress)
         _settle(pipeline, writer, splits["train"][1])

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 import polars as pl
 
+from memberwise.data.uses import Use, uses
 from memberwise.doctor.evidence import Evidence
 from memberwise.doctor.findings import Finding
-from memberwise.doctor.uses import Use, uses
 from memberwise.schema import Age, Categorical, Numeric
 
 MOSTLY_MISSING = 0.95

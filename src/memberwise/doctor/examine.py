@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from memberwise.doctor import columns, leaks, rows, splits, tables
 from memberwise.doctor.evidence import Evidence, gather, when
@@ -54,6 +55,12 @@ def examine(project: Project, *, sample_rows: int = 200_000) -> Diagnosis:
     Diagnosis
         What loading or training would refuse is among the findings, not raised.
     """
+    found = _examine(project, sample_rows)
+    lines = {f.where: line for f in found.findings if (line := project.line(f.where)) is not None}
+    return replace(found, lines=lines)
+
+
+def _examine(project: Project, sample_rows: int) -> Diagnosis:
     schema = project.config
     named = list(check_names(schema, project.base))
     # A column that is not there cannot be looked at; the other findings about names let the rows be read.

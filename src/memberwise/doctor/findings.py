@@ -51,11 +51,14 @@ class Diagnosis:
         Of the project.
     facts
         What was looked at: rows, span of time, members, items.
+    lines
+        Line of the project file for the keys that findings are about.
     """
 
     name: str
     findings: tuple[Finding, ...]
     facts: dict[str, str] = field(default_factory=dict)
+    lines: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, name: str, findings: Iterable[Finding], facts: dict[str, str] | None = None) -> Diagnosis:
@@ -83,7 +86,8 @@ class Diagnosis:
         if self.facts:
             parts.append(Text("  " + ", ".join(f"{k} {v}" for k, v in self.facts.items()), style="dim"))
         for f in self.findings:
-            line = Text.assemble((f"{f.severity:<8}", _STYLE[f.severity]), (f.where, "cyan"), ": ", f.what)
+            where = f"line {self.lines[f.where]}: {f.where}" if f.where in self.lines else f.where
+            line = Text.assemble((f"{f.severity:<8}", _STYLE[f.severity]), (where, "cyan"), ": ", f.what)
             parts.append(Padding(line, (1, 0, 0, 0)))
             if f.fix:
                 parts.append(Padding(Text(f"-> {f.fix}"), (0, 0, 0, 8)))

@@ -10,9 +10,9 @@ import polars as pl
 from scipy.stats import spearmanr
 
 from memberwise.data.events import is_entity_column
+from memberwise.data.uses import Use, uses
 from memberwise.doctor.evidence import Evidence
 from memberwise.doctor.findings import Finding
-from memberwise.doctor.uses import Use, uses
 from memberwise.schema import Age, Numeric
 from memberwise.starter import words
 from memberwise.starter.signals import bins, codes, dependence, held_out_auc, tells_missing

@@ -9,8 +9,8 @@ from zoneinfo import available_timezones
 
 from memberwise.data.entities import EntityEmbeddings
 from memberwise.data.files import column_names
+from memberwise.data.uses import Use, in_events, nearest, uses
 from memberwise.doctor.findings import Finding
-from memberwise.doctor.uses import Use, in_events, uses
 from memberwise.errors import MemberwiseError
 from memberwise.schema import Clock, Schema, Vector
 
@@ -64,9 +64,9 @@ def _missing_in_tables(schema: Schema, base: Path, named: list[Use]) -> Iterator
 
 
 def _not_there(use: Use, column: str, have: list[str], table: str) -> Finding:
-    close = difflib.get_close_matches(column, have, n=1, cutoff=0.6)
-    hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(have)}"
-    return Finding("error", "missing column", f"{table} has no column {column!r}", use.where, hint)
+    return Finding(
+        "error", "missing column", f"{table} has no column {column!r}", use.where, nearest(column, have)
+    )
 
 
 def _labels_as_features(named: list[Use]) -> Iterator[Finding]:

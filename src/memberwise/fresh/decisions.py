@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from memberwise.data.files import Source, need_columns, read_table
+from memberwise.data.files import Source, called, need_columns, read_table
 from memberwise.errors import ConfigError, DataError
 from memberwise.fresh.offpolicy import LoggedDecisions, OffPolicy, Replay, evaluate, replay
 
@@ -82,7 +82,7 @@ def judge(
         A column is missing, holds nothing usable, or a probability is out of range.
     """
     log = read_table(source)
-    where = str(source) if not isinstance(source, pl.DataFrame) else "the table"
+    where = called(source)
     replaying = columns.placed is not None and columns.wanted is not None
     names = [columns.reward]
     names += [columns.placed or "", columns.wanted or ""] if replaying else [columns.propensity]

@@ -133,13 +133,14 @@ class Recommender:
         """
         started = time.monotonic()
         project.output.mkdir(parents=True, exist_ok=True)
-        prepared = prepared_rows(project, progress)
-        fitting = Fitting(project, prepared, resume, watchers, progress)
-        fit_parts(fitting, "before")
-        trainer = train(project, prepared, resume=resume, watchers=watchers)
-        fitting.ranker = trainer.ranker.cpu()
-        fit_parts(fitting, "along")
-        fit_parts(fitting, "after")
+        with project.located():
+            prepared = prepared_rows(project, progress)
+            fitting = Fitting(project, prepared, resume, watchers, progress)
+            fit_parts(fitting, "before")
+            trainer = train(project, prepared, resume=resume, watchers=watchers)
+            fitting.ranker = trainer.ranker.cpu()
+            fit_parts(fitting, "along")
+            fit_parts(fitting, "after")
         return cls(
             project,
             fitting.ranker,

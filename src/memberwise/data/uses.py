@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from memberwise.data.events import is_entity_column, sql
+from memberwise.errors import DataError
 from memberwise.schema import Age, Categorical, Clock, History, Numeric, Schema, Vector
 
 Role = Literal["time", "id", "request", "label", "mask", "weight", "feature", "key", "past", "within"]
@@ -107,3 +109,64 @@ def in_events(schema: Schema, use: Use) -> bool:
     return use.role in ("time", "id", "request", "label", "mask", "weight", "within") or not is_entity_column(
         schema, use.column
     )
+
+
+def nearest(column: str, have: Sequence[str]) -> str:
+    """What to do about a column that is not there: the name that may be meant, else all there are."""
+    close = difflib.get_close_matches(column, have, n=1, cutoff=0.6)
+    return f"did you mean {close[0]!r}?" if close else f"the table has: {', '.join(have)}"
+
+
+def need_event_columns(
+    schema: Schema, wanted: Iterable[str], have: Sequence[str], table: str, *, own: bool
+) -> None:
+    """Refuse events that lack columns which the project reads.
+
+    Parameters
+    ----------
+    schema
+        Whose keys name the columns.
+    wanted, have
+        Columns that are read, and those that are there.
+    table
+        What the events are called in the message.
+    own
+        Whether these are the project's own events: then a key of the project is wrong, else the table is.
+
+    Raises
+    ------
+    DataError
+        Names the first column, the key of the project file that asks for it, and the nearest there is.
+    """
+    missing = [c for c in dict.fromkeys(wanted) if c not in have]
+    if not missing:
+        return
+    named = [use for use in uses(schema) if use.column in missing]
+    first, key = (named[0].column, named[0].where) if named else (missing[0], "events.path")
+    others = [repr(c) for c in missing if c != first]
+    what = f"column {first!r} missing in {table}" + (f", and {', '.join(others)}" if others else "")
+    if own:
+        raise DataError(what, where=key, fix=nearest(first, have))
+    raise DataError(f"{what}: the project reads it ({key})", fix=nearest(first, have))
+
+
+def need_table_columns(schema: Schema, entity: str, key: str, have: Sequence[str]) -> None:
+    """Refuse an entity's table that lacks its id or a column which the project reads.
+
+    Raises
+    ------
+    DataError
+        As `need_event_columns`.
+    """
+    wanted = [Use(f"entities.{entity}.{'key' if schema.entities[entity].key else 'id'}", key, "id")]
+    for use in uses(schema):
+        owner, _, column = use.column.partition(".")
+        if owner == entity and not in_events(schema, use):
+            wanted.append(Use(use.where, column, use.role))
+    for use in wanted:
+        if use.column not in have:
+            raise DataError(
+                f"column {use.column!r} missing in the table of entity {entity!r}",
+                where=use.where,
+                fix=nearest(use.column, have),
+            )
