@@ -21,7 +21,7 @@ from memberwise.fresh.update import update
 from memberwise.project import Project
 from memberwise.ranking.progress import ProgressBar
 from memberwise.recommender import Recommender
-from memberwise.recommender.evaluating import OURS, UNADAPTED, versions
+from memberwise.recommender.reporting import OURS, UNADAPTED, versions
 from memberwise.report import Report
 
 LATER = 0.01

@@ -21,6 +21,7 @@ from memberwise.meta.rows import entity_features, segment
 from memberwise.project import Project
 from memberwise.ranking.predict import predict_logits
 from memberwise.recommender import Recommender
+from memberwise.recommender.evaluating import score_events
 from memberwise.recommender.forgetting import forget
 from memberwise.recommender.parts.meta import MetaPart
 from memberwise.recommender.parts.meta_blocks import Block
@@ -139,7 +140,7 @@ def _arrays(rec: Recommender, raw: pl.DataFrame) -> dict[str, Any]:
     score = rec.score
     try:
         rec.score = lambda arrays: found.update(arrays) or score(arrays)  # type: ignore[method-assign,func-returns-value]
-        rec._score_events(raw, [])
+        score_events(rec, raw, [])
     finally:
         del rec.score  # type: ignore[method-assign]
     return found
@@ -147,8 +148,8 @@ def _arrays(rec: Recommender, raw: pl.DataFrame) -> dict[str, Any]:
 
 def test_a_saved_version_scores_the_same(rec: Recommender, late: pl.DataFrame, tmp_path: Path):
     loaded = Recommender.load(rec.save(tmp_path / "bundles"))
-    expected = rec._score_events(late, [])["scores"]
-    np.testing.assert_array_equal(loaded._score_events(late, [])["scores"], expected)
+    expected = score_events(rec, late, [])["scores"]
+    np.testing.assert_array_equal(score_events(loaded, late, [])["scores"], expected)
     one, other = rec.update(late), loaded.update(late)
     name = meta(rec).blocks[0].name
     np.testing.assert_array_equal(one.pipeline.vectors[name].vectors, other.pipeline.vectors[name].vectors)

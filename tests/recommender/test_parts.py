@@ -15,6 +15,7 @@ from memberwise.data.hashing import U64, hash_text
 from memberwise.data.timeline import EmbeddingTimeline
 from memberwise.project import Project
 from memberwise.recommender import Recommender, fitting, parts, storing
+from memberwise.recommender.evaluating import score_events
 from memberwise.recommender.parts import Fitting, Increment, Part, Setting
 from support.projects import make
 
@@ -86,23 +87,23 @@ def test_a_part_moves_the_scores_everywhere_and_survives_saving(
 ):
     plain = Recommender.load(shifted.save(tmp_path / "bundles"))
     assert plain.parts["shift"].by == 0.5
-    found = plain._score_events(late, [])["scores"]
-    np.testing.assert_array_equal(found, shifted._score_events(late, [])["scores"])
+    found = score_events(plain, late, [])["scores"]
+    np.testing.assert_array_equal(found, score_events(shifted, late, [])["scores"])
     assert plain.evaluate(draws=20).metrics == shifted.evaluate(draws=20).metrics
     shift, plain.parts = plain.parts, {}
-    np.testing.assert_allclose(logit(found) - logit(plain._score_events(late, [])["scores"]), 0.5, atol=1e-4)
+    np.testing.assert_allclose(logit(found) - logit(score_events(plain, late, [])["scores"]), 0.5, atol=1e-4)
     plain.parts = shift
 
 
 def test_an_increment_holds_each_row_as_it_was_known(shifted: Recommender, late: pl.DataFrame):
-    expected = shifted._score_events(late, [])["scores"]
+    expected = score_events(shifted, late, [])["scores"]
     newer = shifted.update(late)
     part = newer.parts["shift"]
     assert isinstance(part, Shift)
     assert part.seen == len(expected)
     assert len(part.keys) == 1
     # The version before stays what it was, its vectors included.
-    np.testing.assert_array_equal(shifted._score_events(late, [])["scores"], expected)
+    np.testing.assert_array_equal(score_events(shifted, late, [])["scores"], expected)
     assert len(newer.pipeline.vectors[NAME]) > len(shifted.pipeline.vectors[NAME])
 
 

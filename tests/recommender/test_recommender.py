@@ -16,6 +16,7 @@ from memberwise.data.prepare import prepare
 from memberwise.errors import BundleError, ConfigError, DataError
 from memberwise.project import Project
 from memberwise.recommender import Recommender, fitting
+from memberwise.recommender.evaluating import score_events
 from support.logs import impressions, project_values
 from support.projects import make
 
@@ -24,7 +25,7 @@ Context = dict[str, Any]
 
 def scores(rec: Recommender, events: pl.DataFrame, notes: list[str] | None = None) -> np.ndarray:
     """Probabilities of labelled events, as `evaluate` computes them, by source order."""
-    return rec._score_events(events, [] if notes is None else notes)["scores"]
+    return score_events(rec, events, [] if notes is None else notes)["scores"]
 
 
 def context(row: dict[str, Any]) -> Context:
@@ -144,7 +145,7 @@ def test_older_events_draw_their_negatives_from_what_there_was(tmp_path: Path, e
     raw = early.with_columns(i=late_item)
     settings = {"tasks": [{"name": "y", "label": "1"}], "negatives": {"per_positive": 4}}
     rec = Recommender.fit(make(tmp_path, raw, **settings))
-    arrays = rec._score_events(raw[600:700], [])
+    arrays = score_events(rec, raw[600:700], [])
     assert len(arrays["item"]) > 400
     assert hash_text("latest") not in set(arrays["item"].tolist())
 
@@ -311,3 +312,28 @@ def test_events_that_do_not_fit_say_why(rec: Recommender, late: pl.DataFrame, sp
         rec.update(late.drop("num"))
     with pytest.raises(DataError, match="the log is empty"):
         rec.update(late[:0])
+
+
+def test_an_evaluation_says_which_rows_the_version_knows_already(
+    early: pl.DataFrame, late: pl.DataFrame, tmp_path: Path
+) -> None:
+    rec = Recommender.fit(make(tmp_path, early, effects={}))
+    train_end = rec.summary["splits"]["train"]["last"]
+    assert not rec.evaluate(late, draws=20).context.notes
+    assert not rec.evaluate(draws=20).context.notes
+    old = rec.evaluate(early, draws=20).context.notes
+    trained = int((early["t"].cast(pl.Int64) <= train_end).sum())
+    assert any(
+        n.startswith(f"{trained:,} of {len(early):,} rows are not later than the end of train") for n in old
+    )
+    assert not any("updates have taught" in n for n in old)
+    rec.save()
+    newer = rec.update(late[:200])
+    newer.save()
+    (note,) = newer.evaluate(draws=20).context.notes
+    test = rec.summary["splits"]["test"]["rows"]
+    assert note.startswith(f"{test:,} of {test:,} rows come before")
+    assert "(effects)" in note
+    found = newer.evaluate(late.filter(pl.col("t") > late["t"][199]), draws=20)
+    assert not found.context.notes
+    assert found.subject().startswith("version 000002, as of ")

@@ -250,9 +250,9 @@ def test_gauc_warning_needs_different_member_delays(report):
     assert warnings({}) == []
     assert warnings({"ranker": (daily, item), "trees": (daily,)}) == []
     (warning,) = warnings({"ranker": (hourly, item), "trees": (daily,)})
-    assert "GAUC does not compare" in warning
-    assert "ranker: hourly; trees: daily" in warning
-    assert "none used" in warnings({"ranker": (hourly,), "trees": (item,)})[0]
+    assert "Do not compare these models by GAUC" in warning
+    assert "(hourly in ranker; daily in trees)" in warning
+    assert "none in trees" in warnings({"ranker": (hourly,), "trees": (item,)})[0]
 
 
 def test_gauc_gets_no_verdict_where_it_cannot_compare(report):

@@ -203,10 +203,11 @@ def evaluate(
     target = report or loaded.output / ("report-events.html" if events else "report.html")
     found.write(target)
     found.to_json(target.with_suffix(".json"))
+    out.print(f"Judged: {literal(found.subject())}", highlight=False)
     out.print(found.table())
-    for warning in found.warnings:
-        out.print(f"[yellow]{literal(warning)}[/]")
-    out.print(f"Report: [bold]{target}[/]")
+    for said in (*found.warnings, *found.context.notes):
+        out.print(f"[yellow]{literal(said)}[/]", highlight=False)
+    out.print(f"Report: [bold]{target}[/]", soft_wrap=True)
 
 
 @app.command()

@@ -16,28 +16,22 @@ import numpy.typing as npt
 import polars as pl
 
 from memberwise import bundle
-from memberwise.data.events import TIME
 from memberwise.data.files import Source
 from memberwise.data.frame import Frame
-from memberwise.data.log import EventLog
 from memberwise.data.negatives import NegativeSampler
 from memberwise.data.pipeline import FeaturePipeline
 from memberwise.data.prepare import Prepared, Progress, check_new_events
 from memberwise.errors import ConfigError, DataError
 from memberwise.project import Project
-from memberwise.ranking.baselines import BASELINES, applicable
-from memberwise.ranking.posthoc import posthoc_isotonic
 from memberwise.ranking.predict import sigmoid
 from memberwise.ranking.ranker import Ranker
 from memberwise.ranking.trainer import Watcher
-from memberwise.recommender import request, storing
-from memberwise.recommender.evaluating import OURS, REGRESSED, UNCURVED, context, predictions
+from memberwise.recommender import evaluating, request, storing
 from memberwise.recommender.exploring import Explore, ranked
 from memberwise.recommender.fitting import fit_parts, prepared_rows, train
-from memberwise.recommender.increment import Observed, joined, learn_parts, see_and_score
+from memberwise.recommender.increment import Observed, learn_parts, see_and_score
 from memberwise.recommender.parts import Fitting, Part, Setting
 from memberwise.recommender.parts.graph import GraphPart
-from memberwise.recommender.personal import by_support, without_embeddings
 from memberwise.recommender.scoring import adjusted, ranker_logits
 from memberwise.recommender.seen import Seen
 from memberwise.report import Report
@@ -247,51 +241,7 @@ class Recommender:
         DataError
             If the events lack columns, or too many rows are unusable.
         """
-        notes: list[str] = []
-        segments: dict[str, npt.NDArray[np.bool_]] = {}
-        if events is None:
-            prepared = self._prepared()
-            self._check_same(prepared)
-            arrays: Arrays = dict(prepared.packed.rows("test"))
-            scores = {OURS: self._score_packed(arrays)}
-        else:
-            arrays = self._score_events(events, notes)
-            scores = {OURS: arrays.pop("scores")}
-        if events is None and baselines:
-            scores |= self._otherwise_calibrated(prepared, arrays, scores[OURS])
-            scores |= without_embeddings(self, arrays)
-            segments = by_support(self, prepared)
-        for name in self._baseline_names(baselines):
-            prepared = self._prepared()
-            self._check_same(prepared)
-            fitted = BASELINES[name].fit(
-                prepared.packed.rows("train"), prepared.packed.rows("valid"), prepared.pipeline.layout
-            )
-            scores[name] = fitted(arrays)  # type: ignore[assignment]
-        about = context(self, arrays, list(scores), notes)
-        rows = predictions(self, arrays, scores, segments)
-        return Report.build(rows, context=about, draws=draws, seed=self.project.config.seed)
-
-    def _otherwise_calibrated(
-        self, prepared: Prepared, arrays: Arrays, scores: npt.NDArray[np.float32]
-    ) -> dict[str, npt.NDArray[np.float32]]:
-        """The scores before the calibration curve, if there is one, and after a regression on valid."""
-        valid = prepared.packed.rows("valid")
-        found = {}
-        if self.ranker.curves is not None:
-            with self.ranker.uncurved():
-                found[UNCURVED] = self._score_packed(arrays)
-        labels, weights = (np.asarray(valid[k], np.float32) for k in ("labels", "weights"))
-        found[REGRESSED] = posthoc_isotonic(self._score_packed(valid), labels, weights)(scores)
-        return found
-
-    def _baseline_names(self, baselines: bool | Sequence[str]) -> list[str]:
-        if isinstance(baselines, bool):
-            return applicable(self.pipeline.layout) if baselines else []
-        for name in baselines:
-            if name not in BASELINES:
-                raise ConfigError(f"{name!r} is not a baseline", fix=f"use one of: {', '.join(BASELINES)}")
-        return list(baselines)
+        return evaluating.evaluate(self, events, baselines, draws)
 
     def _prepared(self) -> Prepared:
         """The packed rows of the project's own log, with this version's vectors."""
@@ -313,54 +263,12 @@ class Recommender:
                 fix="fit again; or evaluate events that came later: memberwise evaluate PROJECT FILES",
             )
 
-    def _score_events(self, events: Source, notes: list[str]) -> Arrays:
-        """Arrays of labelled events with their ``scores``, each row seeing only its past."""
-        with TemporaryDirectory() as work:
-            log, rejects = check_new_events(self.project.config, events, Path(work))
-            pipeline, sampler = self._before(int(log.times()[0]), notes)
-            parts: list[Arrays] = []
-            for chunk in log.chunks():
-                if sampler is not None:
-                    chunk = sampler.expand(chunk)
-                frame = pipeline.absorb(chunk)
-                arrays: Arrays = pipeline.batch_arrays(frame) | pipeline.labels(frame.events)
-                arrays["scores"] = self.score(arrays)
-                parts.append(arrays)
-        if rejects.total:
-            notes.append(
-                f"{rejects.total:,} of {rejects.read:,} rows could not be used: {dict(rejects.counts)}"
-            )
-        return joined(parts)
-
     def _sampler(self) -> NegativeSampler | None:
         if self.negatives is None:
             return None
         copy = NegativeSampler(self.project.config)
         copy.load_arrays(self.negatives.to_arrays())
         return copy
-
-    def _before(self, moment: int, notes: list[str]) -> tuple[FeaturePipeline, NegativeSampler | None]:
-        """Features and negatives as of a moment: this version's, or replayed from the log if that is past."""
-        if self.pipeline.last_event is None or moment > self.pipeline.last_event:
-            return self.pipeline.copy(), self._sampler()
-        notes.append(
-            "The events are not newer than what this version has seen: their features were rebuilt from the "
-            "project's log, and some of the rows may have been trained on."
-        )
-        with TemporaryDirectory() as work:
-            config = self.project.config
-            log, _ = check_new_events(config, config.events.path, Path(work), self.project.base)
-            return self._replay(log, moment)
-
-    def _replay(self, log: EventLog, moment: int) -> tuple[FeaturePipeline, NegativeSampler | None]:
-        pipeline, config = self.pipeline.copy(empty=True), self.project.config
-        sampler = NegativeSampler(config) if config.negatives is not None else None
-        for chunk in log.chunks():
-            past = chunk.filter(pl.col(TIME) < moment)
-            if len(past):
-                pipeline.absorb(past if sampler is None else sampler.expand(past))
-                pipeline.settle()
-        return pipeline, sampler
 
     # -- rank -------------------------------------------------------------------------------------
 

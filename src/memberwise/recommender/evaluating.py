@@ -1,131 +1,161 @@
-"""Predictions on rows that come after train, and what a report says about them."""
+"""Judge a version: score rows with labels as it would have scored them, beside what it is compared with."""
 
 from __future__ import annotations
 
-import importlib.metadata
-from collections.abc import Mapping
-from datetime import UTC, datetime
-from types import MappingProxyType
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
-from memberwise.data.vocabulary import MISSING, PAD, UNSEEN
-from memberwise.report import FeatureRates, Freshness, Predictions, ReportContext, Split
+from memberwise.data.events import TIME
+from memberwise.data.files import Source
+from memberwise.data.log import EventLog
+from memberwise.data.negatives import NegativeSampler
+from memberwise.data.pipeline import FeaturePipeline
+from memberwise.data.prepare import Prepared, check_new_events
+from memberwise.errors import ConfigError
+from memberwise.ranking.baselines import BASELINES, applicable
+from memberwise.ranking.posthoc import posthoc_isotonic
+from memberwise.recommender.increment import joined
+from memberwise.recommender.personal import by_support, without_embeddings
+from memberwise.recommender.reporting import OURS, REGRESSED, UNCURVED, context, predictions
+from memberwise.report import Report
+from memberwise.report.text import when
 
 if TYPE_CHECKING:
-    from memberwise.data.layout import Layout
     from memberwise.recommender.core import Recommender
 
-Arrays = Mapping[str, npt.NDArray[Any]]
-OURS = "memberwise"
-UNCURVED = "memberwise, without its curve"
-REGRESSED = "memberwise, isotonic on valid"
-UNADAPTED = "memberwise, without meta embeddings"
-OTHERWISE = frozenset({UNCURVED, REGRESSED, UNADAPTED})
-"""The ranker before its calibration curve, with isotonic regression after the fact, without embeddings."""
+Arrays = dict[str, npt.NDArray[Any]]
+Scores = dict[str, npt.NDArray[np.float32]]
 
 
-def predictions(
-    rec: Recommender,
-    arrays: Arrays,
-    scores: Mapping[str, npt.NDArray[Any]],
-    segments: Mapping[str, npt.NDArray[np.bool_]] = MappingProxyType({}),
-) -> Predictions:
-    """Rows for a report. Labels between 0 and 1 count as positive above one half."""
-    labels = np.asarray(arrays["labels"], np.float32)
-    labels = np.where(np.isnan(labels), np.nan, labels > 0.5).astype(np.float32)
-    requests = None
-    if "request" in arrays:
-        # A request is shown to one member: the pair is its identity, should ids be reused.
-        pairs = np.stack([np.asarray(arrays["request"]), np.asarray(arrays["member"])], axis=1)
-        requests = np.unique(pairs, axis=0, return_inverse=True)[1].ravel()
-    return Predictions(
-        tasks=rec.project.config.task_names,
-        labels=labels,
-        scores=dict(scores),
-        members=np.unique(arrays["member"], return_inverse=True)[1],
-        time=np.asarray(arrays["time"], np.int64),
-        weights=np.asarray(arrays["weights"], np.float32),
-        requests=requests,
-        segments={**rec.seen.segments(arrays), **segments},
-        otherwise=OTHERWISE & scores.keys(),
+def evaluate(rec: Recommender, events: Source | None, baselines: bool | Sequence[str], draws: int) -> Report:
+    """What `Recommender.evaluate` does."""
+    notes: list[str] = []
+    segments: dict[str, npt.NDArray[np.bool_]] = {}
+    names = _baselines(rec, baselines)
+    prepared = own_rows(rec) if events is None or names else None
+    if events is not None:
+        arrays = score_events(rec, events, notes)
+        scores: Scores = {OURS: arrays.pop("scores")}
+    else:
+        assert prepared is not None
+        arrays = dict(prepared.packed.rows("test"))
+        scores = {OURS: rec._score_packed(arrays)}
+        if baselines:
+            scores |= _otherwise_calibrated(rec, prepared, arrays, scores[OURS])
+            scores |= without_embeddings(rec, arrays)
+            segments = by_support(rec, prepared)
+    for name in names:
+        assert prepared is not None
+        rows, layout = prepared.packed.rows, prepared.pipeline.layout
+        scores[name] = BASELINES[name].fit(rows("train"), rows("valid"), layout)(arrays)  # type: ignore[assignment]
+    notes += _hindsight(rec, np.asarray(arrays["time"], np.int64))
+    about = context(rec, arrays, list(scores), notes)
+    found = predictions(rec, arrays, scores, segments)
+    return Report.build(found, context=about, draws=draws, seed=rec.project.config.seed)
+
+
+def own_rows(rec: Recommender) -> Prepared:
+    """The packed rows of the project's own log, as this version sees them."""
+    prepared = rec._prepared()
+    rec._check_same(prepared)
+    return prepared
+
+
+def score_events(rec: Recommender, events: Source, notes: list[str]) -> Arrays:
+    """Arrays of labelled events with their ``scores``, each row seeing only its past."""
+    with TemporaryDirectory() as work:
+        log, rejects = check_new_events(rec.project.config, events, Path(work))
+        pipeline, sampler = _before(rec, int(log.times()[0]), notes)
+        parts: list[Arrays] = []
+        for chunk in log.chunks():
+            if sampler is not None:
+                chunk = sampler.expand(chunk)
+            frame = pipeline.absorb(chunk)
+            arrays: Arrays = pipeline.batch_arrays(frame) | pipeline.labels(frame.events)
+            arrays["scores"] = rec.score(arrays)
+            parts.append(arrays)
+    if rejects.total:
+        reasons = "; ".join(f"{n:,} x {reason}" for reason, n in rejects.counts.most_common())
+        notes.append(f"{rejects.total:,} of {rejects.read:,} rows could not be used: {reasons}.")
+    return joined(parts)
+
+
+def _before(
+    rec: Recommender, moment: int, notes: list[str]
+) -> tuple[FeaturePipeline, NegativeSampler | None]:
+    """Features and negatives as of a moment: the version's, or replayed from the log if that is past."""
+    if rec.pipeline.last_event is None or moment > rec.pipeline.last_event:
+        return rec.pipeline.copy(), rec._sampler()
+    notes.append(
+        "The events are not newer than what this version has seen: their features were rebuilt from the "
+        "project's log."
     )
+    with TemporaryDirectory() as work:
+        config = rec.project.config
+        log, _ = check_new_events(config, config.events.path, Path(work), rec.project.base)
+        return _replay(rec, log, moment)
 
 
-def context(rec: Recommender, arrays: Arrays, models: list[str], notes: list[str]) -> ReportContext:
-    """Where the predictions come from."""
-    summary = rec.summary
-    return ReportContext(
-        title=rec.project.config.name,
-        date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        config=rec.project.to_dict(),
-        versions=versions(),
-        splits=[
-            Split(name, part["rows"], part["first"], part["last"]) for name, part in summary["splits"].items()
-        ],
-        members=summary["members"],
-        items=summary["items"],
-        negatives=summary.get("negatives", ""),
-        rejected=summary["reasons"],
-        features=feature_rates(rec.pipeline.layout, arrays),
-        log=rec.log,
-        fit_seconds=rec.fit_seconds,
-        notes=notes,
-        freshness={name: freshness(rec, name) for name in models},
-    )
+def _replay(rec: Recommender, log: EventLog, moment: int) -> tuple[FeaturePipeline, NegativeSampler | None]:
+    pipeline, config = rec.pipeline.copy(empty=True), rec.project.config
+    sampler = NegativeSampler(config) if config.negatives is not None else None
+    for chunk in log.chunks():
+        past = chunk.filter(pl.col(TIME) < moment)
+        if len(past):
+            pipeline.absorb(past if sampler is None else sampler.expand(past))
+            pipeline.settle()
+    return pipeline, sampler
 
 
-def versions() -> dict[str, str]:
-    """Versions of what computed the result."""
-    packages = ("memberwise", "torch", "numpy", "polars", "pyarrow", "numba", "scikit-learn")
+def _hindsight(rec: Recommender, times: npt.NDArray[np.int64]) -> list[str]:
+    """Where a version may know rows already: figures on them are too good.
+
+    Vectors stand on a timeline, and no row sees one that is newer than itself; what else learns from updates
+    has one state, that of now.
+    """
+    ends = {name: int(part["last"]) for name, part in rec.summary["splits"].items()}
+    found = []
+    if trained := int((times <= ends["train"]).sum()):
+        found.append(
+            f"{trained:,} of {len(times):,} rows are not later than the end of train, {when(ends['train'])} "
+            "UTC: the ranker was trained on those that stand in the project's log, and figures on them are "
+            "too good."
+        )
+    now, learns = rec.pipeline.last_event or 0, [n for n, part in rec.parts.items() if not part.vectors()]
+    if now > ends["test"] and learns and (learned := int((times <= now).sum()) - trained):
+        found.append(
+            f"{learned:,} of {len(times):,} rows come before {when(now)} UTC, up to which updates have "
+            f"taught this version ({', '.join(learns)}): it knows what came after them, and figures on them "
+            "are too good. Judge it on newer events, or judge the version that was fitted."
+        )
+    return found
+
+
+def _baselines(rec: Recommender, wanted: bool | Sequence[str]) -> list[str]:
+    """Names of the simple models to fit."""
+    if isinstance(wanted, bool):
+        return applicable(rec.pipeline.layout) if wanted else []
+    for name in wanted:
+        if name not in BASELINES:
+            raise ConfigError(f"{name!r} is not a baseline", fix=f"use one of: {', '.join(BASELINES)}")
+    return list(wanted)
+
+
+def _otherwise_calibrated(
+    rec: Recommender, prepared: Prepared, arrays: Arrays, scores: npt.NDArray[np.float32]
+) -> Scores:
+    """The scores before the calibration curve, if there is one, and after a regression on valid."""
+    valid = prepared.packed.rows("valid")
     found = {}
-    for package in packages:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
-
-
-def feature_rates(layout: Layout, arrays: Arrays) -> list[FeatureRates]:
-    """Share of rows on which a feature is missing, or has a value never seen in train."""
-    found = []
-    ids = np.asarray(arrays["ids"])
-    for f in layout.ids:
-        block = ids[:, f.start : f.start + f.width]
-        there = (block != PAD) & (block != MISSING)
-        unknown = (block == UNSEEN).any(1).mean()
-        found.append(FeatureRates(f.name, float(1 - there.any(1).mean()), float(unknown)))
-    dense = np.asarray(arrays["dense"])
-    at = len(layout.dense)
-    for column in layout.dense:
-        if column.indicator:
-            found.append(FeatureRates(column.name, float(dense[:, at].mean()), 0.0))
-            at += 1
-    for h in layout.histories:
-        empty = (np.asarray(arrays[f"{h.name}.items"]) == PAD).all(1).mean()
-        found.append(FeatureRates(h.name, float(empty), 0.0))
-    return found
-
-
-_COUNTS = (OURS, *sorted(OTHERWISE), "logistic on counts")
-
-
-def freshness(rec: Recommender, model: str) -> list[Freshness]:
-    """How old the features of a model are, and whose they are."""
-    if model not in _COUNTS:
-        # Fitted on train and never refreshed: an id's weight knows nothing later.
-        side: Any = "item" if model == "item popularity" else "other"
-        return [Freshness(model, "frozen", side)]
-    config = rec.project.config
-    member, item = config.entities["member"].id, config.entities["item"].id
-    found = []
-    for a in rec.pipeline.aggregates:
-        mine = any(c == member or c.startswith("member.") for c in a.spec.by)
-        its = any(c == item or c.startswith("item.") for c in a.spec.by)
-        found.append(Freshness(a.name, a.spec.delay, "member" if mine else "item" if its else "other"))
-    if model == OURS or model in OTHERWISE:
-        found += [Freshness(n, h.spec.delay, "member") for n, h in rec.pipeline.histories.items()]
+    if rec.ranker.curves is not None:
+        with rec.ranker.uncurved():
+            found[UNCURVED] = rec._score_packed(arrays)
+    labels, weights = (np.asarray(valid[k], np.float32) for k in ("labels", "weights"))
+    found[REGRESSED] = posthoc_isotonic(rec._score_packed(valid), labels, weights)(scores)
     return found

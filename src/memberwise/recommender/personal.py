@@ -12,8 +12,8 @@ from memberwise.data.prepare import Prepared
 from memberwise.data.times import cutoffs
 from memberwise.meta.episodes import find_tasks
 from memberwise.ranking.predict import sigmoid
-from memberwise.recommender.evaluating import UNADAPTED
 from memberwise.recommender.parts.meta import MetaPart
+from memberwise.recommender.reporting import UNADAPTED
 from memberwise.recommender.scoring import adjusted, ranker_logits
 
 if TYPE_CHECKING:

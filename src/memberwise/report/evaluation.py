@@ -177,19 +177,26 @@ def strongest_baseline(cut: Cut, otherwise: Set[str] = frozenset()) -> str | Non
     return min(losses, key=lambda model: (np.nan_to_num(losses[model], nan=np.inf), model))
 
 
-def freshness_warning(context: ReportContext) -> str | None:
-    """Say that GAUC cannot compare these models, when their member features differ in delay."""
-    delays = {
-        model: tuple(sorted({f.delay for f in features if f.side == "member"}))
-        for model, features in context.freshness.items()
-    }
-    if len(set(delays.values())) < 2:
+def freshness_warning(context: ReportContext, otherwise: Set[str] = frozenset()) -> str | None:
+    """Say that GAUC cannot compare these models, when their member features differ in delay.
+
+    Models in `otherwise` are the first one once more, and are not named.
+    """
+    by_delay: dict[tuple[str, ...], list[str]] = {}
+    for model, features in context.freshness.items():
+        if model not in otherwise:
+            delays = tuple(sorted({f.delay for f in features if f.side == "member"}))
+            by_delay.setdefault(delays, []).append(model)
+    if len(by_delay) < 2:
         return None
-    listed = "; ".join(f"{model}: {', '.join(found) or 'none used'}" for model, found in delays.items())
+    listed = "; ".join(
+        f"{' and '.join(delays) if delays else 'none'} in {', '.join(models)}"
+        for delays, models in by_delay.items()
+    )
     return (
-        f"GAUC does not compare these models: their member features have different delays ({listed}). "
-        "A member enters GAUC only with both labels in the window, which counts against fresh member "
-        "features. Compare by AUC, log-loss or the metrics per request."
+        f"Do not compare these models by GAUC: their member features are not equally fresh ({listed}). A "
+        "member enters GAUC only with both labels in the window, which counts against fresh member features. "
+        "Compare by AUC, log-loss or the metrics per request."
     )
 
 

@@ -159,6 +159,8 @@ class ReportContext:
         Warnings and remarks to print near the top.
     freshness : mapping
         Model name to the freshness of its features.
+    version : str
+        Which version of the model is judged, as it should be read.
     """
 
     title: str
@@ -175,6 +177,7 @@ class ReportContext:
     fit_seconds: float | None = None
     notes: Sequence[str] = ()
     freshness: Mapping[str, Sequence[Freshness]] = field(default_factory=dict)
+    version: str = ""
 
 
 def _shape(name: str, array: np.ndarray, expected: tuple[int, ...]) -> None:

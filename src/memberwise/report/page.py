@@ -245,7 +245,7 @@ def verdict(name: str, difference: Interval) -> str:
 
 def _verdicts(report: Report) -> Callable[[str, Interval], str]:
     """`verdict`, silent on GAUC where GAUC cannot compare the models."""
-    silent = "grouped_auc" if freshness_warning(report.context) else ""
+    silent = "grouped_auc" if freshness_warning(report.context, report.predictions.otherwise) else ""
     return lambda name, difference: "" if name == silent else verdict(name, difference)
 
 

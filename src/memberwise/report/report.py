@@ -117,7 +117,7 @@ class Report:
     @property
     def warnings(self) -> list[str]:
         """What a reader must know before believing the numbers."""
-        found = [freshness_warning(self.context)]
+        found = [freshness_warning(self.context, self.predictions.otherwise)]
         overall = self.evaluation.overall
         if overall.members < 30:
             found.append(
@@ -140,6 +140,15 @@ class Report:
             return line
         gain = overall.differences[self.baseline][task]["auc"]
         return f"{line}; {text.interval(gain, signed=True)} over {self.baseline}"
+
+    def subject(self) -> str:
+        """Say in one line which version was judged, on which rows."""
+        overall = self.evaluation.overall
+        rows = (
+            f"{overall.rows:,} rows of {overall.members:,} members, {text.when(overall.first)} to "
+            f"{text.when(overall.last)} UTC"
+        )
+        return f"{self.context.version}, on {rows}" if self.context.version else rows
 
     def table(self) -> RichTable:
         """Lay out every model's metrics, task by task, for the terminal."""
@@ -168,6 +177,7 @@ class Report:
         return {
             "title": self.context.title,
             "date": self.context.date,
+            "version": self.context.version,
             "headline": self.headline(),
             "warnings": self.warnings,
             "notes": list(self.context.notes),
