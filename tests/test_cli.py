@@ -109,6 +109,41 @@ def test_from_fit_to_rollback(
     assert os.readlink(runs / "bundles" / "current") == "000001"
 
 
+def test_rank_says_who_is_new_and_what_the_version_does_not_know(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project.write_text(yaml.safe_dump(PROJECT | {"exploration": {"rank": 2}}))
+    run(monkeypatch, "fit", project)
+    capsys.readouterr()
+    assert run(monkeypatch, "rank", project, "--member", "3", "--item", "4", "--item", "5") == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert "P(click)" in said.out
+    assert "draw" not in said.out
+    ids = ("--item", "4", "--item", "no such")
+    assert run(monkeypatch, "rank", project, "--member", "333", *ids, "--explore", "--json") == 0
+    said = capsys.readouterr()
+    assert "Member '333' is new to this version" in said.err
+    assert "1 of 2 items are new to this version ('no such')" in said.err
+    assert len([json.loads(line) for line in said.out.splitlines()]) == 2
+    project.write_text(
+        yaml.safe_dump(PROJECT | {"exploration": {"rank": 2}, "seed": 4, "fresh": {"size": 3}})
+    )
+    monkeypatch.setenv("COLUMNS", "160")
+    assert run(monkeypatch, "rank", project, "--member", "3", "--explore") == 0
+    said = capsys.readouterr()
+    assert "changed since version 000001 was fitted (seed)" in said.err
+    assert "score of the draw" in said.out
+    # What came with an update is known.
+    new = write_log(project.parent, 30, 1, "2024-01-21").with_columns(member=pl.lit(333))
+    new.write_parquet(project.parent / "new.parquet")
+    assert run(monkeypatch, "update", project, project.parent / "new.parquet") == 0
+    run(monkeypatch, "rank", project, "--member", "333", *ids)
+    said = capsys.readouterr()
+    assert "Member" not in said.err
+    assert "1 of 2 items" in said.err
+
+
 def test_events_that_are_not_newer_are_refused(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

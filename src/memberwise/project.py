@@ -191,6 +191,11 @@ class Project:
         """All settings, defaults included, as plain values."""
         return json.loads(self.config.model_dump_json())
 
+    def changed(self, since: Project) -> list[str]:
+        """Keys whose settings are not those of an earlier state; what updates read anew does not count."""
+        now, then = self.to_dict(), since.to_dict()
+        return [key for key in now if key not in ("fresh", "output") and now[key] != then.get(key)]
+
     def line(self, key: str) -> int | None:
         """Line of a key, such as ``features.3.column`` or ``tasks.click.label``, in the project file.
 

@@ -173,7 +173,8 @@ def test_the_removal_cleans_every_version_file_and_log(
     assert pl.read_parquet(project.output / "rejects.parquet")["m"].to_list() == [STAYS]
     assert not list((project.output / "run").rglob("*.safetensors"))
     assert not (project.output / "cache").exists()
-    assert done.outside[0] == "log.parquet"
+    assert done.outside == [str(tmp_path / "log.parquet")]
+    assert done.unknown == []
     assert [json.loads(x)["event"] for x in follower.read_text().splitlines()] == [str({"m": STAYS})]
     held = bundle.read_manifest(project.bundles / "000001").info["follow"]["held"]
     assert held == [{"m": STAYS, "i": "i1"}]
@@ -243,6 +244,31 @@ def test_the_list_survives_a_torn_line_and_names_nobody(tmp_path: Path):
         file.write(b'{"member": "00')
     tombstones.add(tmp_path, ["c", "a"])
     assert (tombstones.read(tmp_path) == hashes("a", "b", "c")).all()
+
+
+def test_a_member_never_seen_is_told_apart_from_one_who_is_known_anywhere(
+    early: pl.DataFrame, late: pl.DataFrame, tmp_path: Path
+):
+    project = project_of(tmp_path, early.filter(pl.col("m") != "m7"))
+    (tmp_path / "project.yaml").write_text(yaml.safe_dump(project.to_dict()))
+    Recommender.fit(project).save()
+    late.with_columns(m=pl.when(pl.col("m") == STAYS).then(pl.lit("m7")).otherwise("m")).write_parquet(
+        tmp_path / "new.parquet"
+    )
+    late.filter(pl.col("m") != STAYS).write_parquet(tmp_path / "clean.parquet")
+    updated = CliRunner().invoke(app, ["update", str(tmp_path), str(tmp_path / "new.parquet"), "--force"])
+    assert updated.exit_code == 0, updated.output
+    # m7 came with the update alone; its events are in a file that the project does not name.
+    said = CliRunner().invoke(app, ["forget", str(tmp_path), "--member", "m7", "--member", "m7x"])
+    assert said.exit_code == 1, said.output
+    text = " ".join(said.output.split())
+    assert "Never seen: 'm7x'" in text
+    assert "'m7'" not in text
+    assert "Yours to clean" in text
+    listed = [line for line in said.output.splitlines() if line.endswith(".parquet")]
+    assert listed == [f"- {tmp_path / 'new.parquet'}"]
+    # Asked again for somebody on the list, nothing is amiss.
+    assert CliRunner().invoke(app, ["forget", str(tmp_path), "--member", "m7x"]).exit_code == 0
 
 
 def test_who_is_to_be_forgotten_must_be_said(versions):

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from memberwise.project import Project
+    from memberwise.recommender import Recommender
 
 app = typer.Typer(
     name="memberwise",
@@ -32,3 +36,17 @@ EventFiles = Annotated[
 def literal(text: str) -> str:
     """Text that rich prints as it stands."""
     return text.replace("[", "\\[")
+
+
+def beside(text: str) -> None:
+    """Say something beside the answer, on standard error: standard output may be read by a program."""
+    Console(stderr=True, highlight=False).print(f"[yellow]{literal(text)}[/]", soft_wrap=True)
+
+
+def say_if_ahead(project: Project, rec: Recommender) -> None:
+    """Tell who has changed the project file since the fit that the version does not know it."""
+    if changed := project.changed(rec.project):
+        beside(
+            f"The project has changed since version {rec.version} was fitted ({', '.join(changed)}): the "
+            "version goes by what it was fitted with, until the next memberwise fit."
+        )

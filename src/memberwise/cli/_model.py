@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
-from memberwise.cli._app import ProjectPath, app, literal, out
+from memberwise.cli._app import ProjectPath, app, beside, literal, out, say_if_ahead
 from memberwise.errors import ConfigError
+
+if TYPE_CHECKING:
+    from memberwise.recommender import Recommender
 
 
 @app.command()
@@ -203,6 +206,7 @@ def evaluate(
     target = report or loaded.output / ("report-events.html" if events else "report.html")
     found.write(target)
     found.to_json(target.with_suffix(".json"))
+    say_if_ahead(loaded, rec)
     out.print(f"Judged: {literal(found.subject())}", highlight=False)
     out.print(found.table())
     for said in (*found.warnings, *found.context.notes):
@@ -246,12 +250,30 @@ def rank(
         ) from error
     if not isinstance(values, dict):
         raise ConfigError("is not a JSON object", where="--context", fix="""write it like '{"store": 3}'""")
-    rec = Recommender.load(Project.load(project).bundles)
+    loaded = Project.load(project)
+    rec = Recommender.load(loaded.bundles)
     ranked = rec.rank(member, item or None, k, at=at, context=values, explore=explore, seed=seed)
+    say_if_ahead(loaded, rec)
+    _say_who_is_new(rec, member, item or [])
     if as_json:
         print("\n".join(json.dumps(found) for found in ranked.to_dicts()))
         return
-    table = Table("", *ranked.columns, title=f"member {literal(member)}, version {rec.version}")
+    heads = {"score": "score of the draw" if explore else "score", "propensity": "propensity"}
+    heads |= {task: f"P({task})" for task in rec.project.config.task_names}
+    names = [literal(heads.get(column, column)) for column in ranked.columns]
+    table = Table("", *names, title=f"member {literal(member)}, version {rec.version}")
     for i, row in enumerate(ranked.iter_rows(), 1):
         table.add_row(str(i), *(f"{v:.4f}" if isinstance(v, float) else literal(str(v)) for v in row))
     out.print(table)
+
+
+def _say_who_is_new(rec: Recommender, member: str, items: list[str]) -> None:
+    """An id that the version has never seen may be a new one, or mistyped."""
+    if rec.unknown("member", [member]):
+        beside(f"Member {member!r} is new to this version: ranked by what is known of new members.")
+    if new := rec.unknown("item", items):
+        named = ", ".join(repr(i) for i in new[:5]) + (", ..." if len(new) > 5 else "")
+        beside(
+            f"{len(new)} of {len(items)} items are new to this version ({named}): scored by what is known of "
+            "new items."
+        )

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from memberwise.cli._app import ProjectPath, app, literal, out
+from memberwise.cli._app import ProjectPath, app, beside, literal, out
 
 
 @app.command()
@@ -148,8 +148,9 @@ def forget(
     a version that still knows them is not rolled back to.
 
     Weights that were learned from all members together stay until the next full fit. Your own files are
-    yours: the list at the end names those that still hold their rows. Members whom the server was asked to
-    forget (DELETE /members/ID) are completed by the same command, without --member.
+    yours: the list at the end names those of the project and of its updates that still hold their rows.
+    Members whom the server was asked to forget (DELETE /members/ID) are completed by the same command,
+    without --member. Exit code 1 if a member was never seen: the id may be mistyped.
     """
     from memberwise.project import Project
     from memberwise.recommender.removal import remove
@@ -165,4 +166,14 @@ def forget(
     out.print("Traces that remain, inseparable from all others:")
     for trace in done.traces:
         out.print(f"- {trace}")
-    out.print("Yours to clean: " + ", ".join(literal(str(p)) for p in done.outside))
+    if done.outside:
+        out.print("Yours to clean, since their rows still stand there:")
+        for path in done.outside:
+            out.print(f"- {literal(path)}", soft_wrap=True)
+    if done.unknown:
+        names = ", ".join(repr(name) for name in done.unknown)
+        beside(
+            f"Never seen: {names}. No version, event or file of this project knows this: is it mistyped? It "
+            "is on the list of the forgotten now, and events under it will be left out."
+        )
+        raise typer.Exit(1)

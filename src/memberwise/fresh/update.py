@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+import pyarrow as pa
 
 from memberwise import bundle
 from memberwise.data.events import DRAWN
-from memberwise.data.files import Source
+from memberwise.data.files import Source, expand
 from memberwise.data.frame import Frame
 from memberwise.data.prepare import check_new_events
 from memberwise.errors import BundleError, DataError
@@ -62,6 +63,8 @@ class Outcome:
         The published directory.
     known
         The version that already holds these events, if that is so; nothing was done then.
+    files
+        Where the events came from: who forgets a member is told of them.
     """
 
     rows: int = 0
@@ -77,6 +80,7 @@ class Outcome:
     key: str = ""
     version: Path | None = None
     known: str | None = None
+    files: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for manifests and for programs."""
@@ -92,6 +96,7 @@ class Outcome:
                 r for r in self.drift.to_records() if r["verdict"] != "stable"
             ],
             "seconds": {k: round(v, 3) for k, v in self.seconds.items()},
+            "files": self.files,
         }  # fmt: skip
 
 
@@ -149,6 +154,8 @@ def update(
                 return Outcome(known=known)
             raise
         outcome.seconds = {"load": loading, **outcome.seconds}
+        if not isinstance(events, pl.DataFrame | pa.Table):
+            outcome.files = [f if "://" in f else str(Path(f).resolve()) for f in expand(events)]
         missing = [p.name for p in PARTS if p.wanted(project.config) and p.name not in rec.parts]
         if missing and outcome.plan is not None:
             advice = (

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ import polars as pl
 from memberwise import bundle
 from memberwise.data.files import Source
 from memberwise.data.frame import Frame
+from memberwise.data.hashing import hash_values
 from memberwise.data.negatives import NegativeSampler
 from memberwise.data.pipeline import FeaturePipeline
 from memberwise.data.prepare import Prepared, Progress, check_new_events
@@ -33,7 +34,7 @@ from memberwise.recommender.increment import Observed, learn_parts, see_and_scor
 from memberwise.recommender.parts import Fitting, Part, Setting
 from memberwise.recommender.parts.graph import GraphPart
 from memberwise.recommender.scoring import adjusted, ranker_logits
-from memberwise.recommender.seen import Seen
+from memberwise.recommender.seen import Seen, known
 from memberwise.report import Report
 from memberwise.schema import to_micros
 
@@ -342,6 +343,20 @@ class Recommender:
             if found is not None and len(found):
                 return found
         return None
+
+    def unknown(self, entity: Literal["member", "item"], ids: Sequence[str | int]) -> list[str]:
+        """Those of these members or items of whom this version knows nothing of their own.
+
+        Parameters
+        ----------
+        entity
+            ``member`` or ``item``.
+        ids
+            To look for; they come back in their order.
+        """
+        names = [request.as_id(i, entity) for i in ids]
+        there = known(self.pipeline, self.seen, entity, hash_values(pl.Series(names, dtype=pl.String)))
+        return [name for name, found in zip(names, there, strict=True) if not found]
 
     def similar(self, entity: str, id: str | int, k: int = 10) -> pl.DataFrame:
         """The members or items that are most like one, by their graph embeddings as of the last event.

@@ -1,12 +1,10 @@
-"""Forget members on disk: every version, checkpoint, cache and event file that the project holds of them."""
+"""Forget members on disk: in every version and file of a project, and say what is left of them elsewhere."""
 
 from __future__ import annotations
 
-import ast
-import json
-import os
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,13 +17,13 @@ from memberwise.data import tombstones
 from memberwise.data.events import EventChecker, Rejects
 from memberwise.data.hashing import U64, hash_text, hash_values
 from memberwise.data.log import check_events
-from memberwise.errors import ConfigError, DataError
+from memberwise.errors import BundleError, ConfigError, DataError
 from memberwise.project import Project
 from memberwise.recommender import storing
 from memberwise.recommender.core import Recommender
 from memberwise.recommender.forgetting import TRACES, forget, remains
-
-INBOX = "inbox"
+from memberwise.recommender.removal_files import clean, still_hold
+from memberwise.recommender.seen import known
 
 
 @dataclass
@@ -46,6 +44,8 @@ class Removal:
         What still carries something of them.
     outside
         Files of the user that still hold their rows.
+    unknown
+        Ids just named that no version, event or file of the project knows: mistyped, or never seen.
     """
 
     members: int
@@ -55,6 +55,7 @@ class Removal:
     files: dict[str, str] = field(default_factory=dict)
     traces: list[str] = field(default_factory=lambda: list(TRACES))
     outside: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
 
 
 def remove(project: Project, members: Sequence[str] = (), *, wait: float = 60.0) -> Removal:
@@ -82,21 +83,24 @@ def remove(project: Project, members: Sequence[str] = (), *, wait: float = 60.0)
     """
     if not all(members):
         raise ConfigError("an id is empty", where="--member")
-    hashed = [np.uint64(hash_text(m)) for m in members]
-    gone = np.unique(np.append(tombstones.read(project.output), np.array(hashed, np.uint64)))
+    before = tombstones.read(project.output)
+    hashed = {member: hash_text(member) for member in members}
+    gone = np.union1d(before, np.array(list(hashed.values()), np.uint64))
     if not len(gone):
         raise ConfigError("nobody is to be forgotten", fix="name a member: --member ID")
     events = _events_of(project, gone)
     tombstones.add(project.output, members)
     project.config.leave_out(gone.tolist())
-    done = Removal(len(gone))
+    done, met = Removal(len(gone)), set(before.tolist())
     with bundle.writer(project.bundles, wait):
-        _versions(project, gone, events, done)
-    _files(project, gone, done)
-    done.outside = [project.config.events.path] if isinstance(project.config.events.path, str) else []
-    done.outside += project.config.events.path if isinstance(project.config.events.path, list) else []
-    own = project.config.entities["member"].path
-    done.outside += [own] if isinstance(own, str) else own or []
+        updates = _files_of_updates(project.bundles)
+        met |= _versions(project, gone, events, done)
+    done.files, found = clean(project, gone)
+    met |= set(found.tolist())
+    if events is not None:
+        met |= set(hash_values(events[project.config.entities["member"].id]).tolist())
+    done.unknown = [member for member, hashed_id in hashed.items() if hashed_id not in met]
+    done.outside = still_hold(project, updates, gone)
     return done
 
 
@@ -138,12 +142,14 @@ def _events_of(project: Project, members: U64) -> pl.DataFrame | None:
         config.leave_out(before)
 
 
-def _versions(project: Project, members: U64, events: pl.DataFrame | None, done: Removal) -> None:
-    paths = bundle.versions(project.bundles)
+def _versions(project: Project, members: U64, events: pl.DataFrame | None, done: Removal) -> set[int]:
+    """Take members out of every version; returns those of whom one knew."""
+    paths, met = bundle.versions(project.bundles), set[int]()
     current = bundle.current(project.bundles)
     if not paths or current is None:
-        return
+        return met
     stands = Recommender.load(project.bundles)
+    met |= _met(stands, members)
     if remains(stands, members):
         newer = forget(stands, members, events)
         done.published = newer.save(project.bundles, {"forgotten": len(members)}).name
@@ -159,11 +165,26 @@ def _versions(project: Project, members: U64, events: pl.DataFrame | None, done:
             done.removed.append(f"{path.name} ({type(error).__name__})")
             continue
         info = bundle.read_manifest(path).info
+        met |= _met(old, members)
         kept = _without_events(info, project.config.entities["member"].id, set(members.tolist()))
         if remains(old, members) or kept != info:
             newer = forget(old, members, events)
             bundle.rewrite(path, lambda folder, newer=newer: storing.write(newer, folder), kept)  # type: ignore[misc]
             done.rewritten.append(path.name)
+    return met
+
+
+def _met(rec: Recommender, members: U64) -> set[int]:
+    return set(members[known(rec.pipeline, rec.seen, "member", members)].tolist())
+
+
+def _files_of_updates(bundles: Path) -> list[str]:
+    """Files whose events updates have learned from, as the manifests tell."""
+    found: list[str] = []
+    for path in bundle.versions(bundles):
+        with suppress(BundleError):  # what is damaged tells nothing, and is removed
+            found += bundle.read_manifest(path).info.get("update", {}).get("files", [])
+    return found
 
 
 def _without_events(value: Any, column: str, gone: set[int]) -> Any:
@@ -178,83 +199,3 @@ def _without_events(value: Any, column: str, gone: set[int]) -> Any:
         ]
         return [_without_events(v, column, gone) for v in kept]
     return value
-
-
-def _files(project: Project, members: U64, done: Removal) -> None:
-    """Caches, checkpoints, rejected rows, and events that came through the server."""
-    output = project.output
-    if (output / "cache").is_dir():
-        shutil.rmtree(output / "cache")
-        done.files["cache"] = "prepared rows deleted"
-    for folder in ("run", "tune"):
-        learned = [p for p in (output / folder).rglob("*") if p.suffix in (".safetensors", ".arrow")]
-        for path in learned:
-            path.unlink()
-        if learned:
-            done.files[folder] = f"{len(learned)} checkpoints and caches deleted"
-    column = project.config.entities["member"].id
-    rejects = output / "rejects.parquet"
-    if rejects.is_file():
-        rows = pl.read_parquet(rejects)
-        there = (
-            np.isin(hash_values(rows[column].cast(pl.String)), members) if column in rows.columns else None
-        )
-        if there is None or there.any():
-            kept = rows.clear() if there is None else rows.filter(pl.Series(~there))
-            kept.write_parquet(rejects)
-            done.files[rejects.name] = f"{len(rows) - len(kept)} rows removed"
-    if (removed := _rejected_by_follower(output / "rejects.follow.jsonl", column, members)) > 0:
-        done.files["rejects.follow.jsonl"] = f"{removed} events removed"
-    for path in sorted((output / INBOX).glob("**/*.jsonl")):
-        if removed := _blank(path, column, members):
-            done.files[f"{INBOX}/{path.name}"] = f"{removed} events removed"
-
-
-def _rejected_by_follower(path: Path, column: str, members: U64) -> int:
-    """Leave the members' events out of what the follower could not use; returns how many there were."""
-    if not path.is_file():
-        return 0
-    gone, lines = set(members.tolist()), path.read_bytes().splitlines(keepends=True)
-
-    def theirs(line: bytes) -> bool:
-        try:
-            event = ast.literal_eval(json.loads(line)["event"])
-            return hash_text(str(event.get(column))) in gone
-        except (ValueError, KeyError, SyntaxError, AttributeError):
-            return False
-
-    kept = [line for line in lines if not theirs(line)]
-    if len(kept) < len(lines):
-        spare = path.with_name(f".{path.name}.forget")
-        spare.write_bytes(b"".join(kept))
-        spare.replace(path)
-    return len(lines) - len(kept)
-
-
-def _blank(path: Path, column: str, members: U64) -> int:
-    """Overwrite the members' events in a file of events, where they stand; returns how many there were.
-
-    A line keeps its length: a server may be appending behind it, and readers know how far they have come by
-    the byte.
-    """
-    gone, removed, at = set(members.tolist()), 0, 0
-    with path.open("r+b") as file:
-        for line in file.read().splitlines(keepends=True):
-            here, at = at, at + len(line)
-            try:
-                said = json.loads(line)
-            except ValueError:  # what a crash left of a request that nobody was told had succeeded
-                continue
-            events = said if isinstance(said, list) else [said]
-            kept = [e for e in events if hash_text(str(e.get(column))) not in gone]
-            if len(kept) == len(events):
-                continue
-            removed += len(events) - len(kept)
-            body = json.dumps(kept, separators=(",", ":"), ensure_ascii=False).encode()
-            if len(body) >= len(line):
-                raise DataError("a line would grow", where=str(path), fix="report this line's form")
-            file.seek(here)
-            file.write(body + b" " * (len(line) - 1 - len(body)) + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-    return removed

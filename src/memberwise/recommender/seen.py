@@ -1,15 +1,16 @@
-"""How often each member and item stood in train: who is new, who is rare."""
+"""Who is new to a version and who is rare: train rows of each member and item, and what came since."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from memberwise.data.arrays import Arrays
 from memberwise.data.hashing import U64
+from memberwise.data.pipeline import FeaturePipeline
 
 RARE = 5
 """A member with at most so many train rows is infrequent."""
@@ -64,3 +65,21 @@ class Seen:
     def to_arrays(self) -> Arrays:
         """For saving."""
         return self._arrays
+
+
+def known(
+    pipeline: FeaturePipeline, seen: Seen, entity: Literal["member", "item"], ids: U64
+) -> npt.NDArray[np.bool_]:
+    """Which of these ids a version has anything of their own about: rows of train, a row of the entity's
+    table, counts under the id alone, a history or a vector."""
+    column = pipeline.schema.entities[entity].id
+    keys = [a.to_arrays()["keys"] for a in pipeline.aggregates if a.spec.by == [column]]
+    keys += [v.keys for v in pipeline.vectors.values() if v.entity == entity]
+    if entity == "member":
+        keys += [h.to_arrays()["members"] for h in pipeline.histories.values()]
+    found = seen.rows(entity, ids) > 0
+    if entity in pipeline.tables:
+        found |= pipeline.tables[entity].rows(ids) >= 0
+    for held in keys:
+        found |= np.isin(ids, np.asarray(held, np.uint64))
+    return found
