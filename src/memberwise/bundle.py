@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from memberwise.errors import BundleError
+from memberwise.locks import alone
 
 FORMAT = 1
 _ABANDONED = 600.0
@@ -75,21 +76,12 @@ def writer(bundles: Path, wait: float = 0.0) -> Iterator[None]:
     BundleError
         If another writer is still at work.
     """
-    bundles.mkdir(parents=True, exist_ok=True)
-    until = time.monotonic() + wait
-    with (bundles / ".writer").open("w") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError as error:
-                if time.monotonic() >= until:
-                    raise BundleError(
-                        "another update is at work on these versions",
-                        where=str(bundles),
-                        fix="wait until it has ended, or let this one wait: --wait 60",
-                    ) from error
-                time.sleep(0.05)
+    refusal = BundleError(
+        "another update is at work on these versions",
+        where=str(bundles),
+        fix="wait until it has ended, or let this one wait: --wait 60",
+    )
+    with alone(bundles / ".writer", refusal, wait):
         _clear(bundles)
         yield
 

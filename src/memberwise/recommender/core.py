@@ -29,7 +29,7 @@ from memberwise.ranking.ranker import Ranker
 from memberwise.ranking.trainer import Watcher
 from memberwise.recommender import evaluating, request, storing
 from memberwise.recommender.exploring import Explore, ranked
-from memberwise.recommender.fitting import fit_parts, prepared_rows, train
+from memberwise.recommender.fitting import fit_parts, fitting_alone, prepared_rows, train
 from memberwise.recommender.increment import Observed, learn_parts, see_and_score
 from memberwise.recommender.parts import Fitting, Part, Setting
 from memberwise.recommender.parts.graph import GraphPart
@@ -124,11 +124,11 @@ class Recommender:
         Raises
         ------
         DataError, ConfigError
-            If the log does not hold what the project says.
+            If the log does not hold what the project says, or another fit of it is at work.
         """
         started = time.monotonic()
         project.output.mkdir(parents=True, exist_ok=True)
-        with project.located():
+        with project.located(), fitting_alone(project):
             prepared = prepared_rows(project, progress)
             fitting = Fitting(project, prepared, resume, watchers, progress)
             fit_parts(fitting, "before")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,8 @@ from memberwise.data.negatives import NegativeSampler
 from memberwise.data.packed import PackedRows
 from memberwise.data.pipeline import FeaturePipeline
 from memberwise.data.prepare import Prepared, Progress, fingerprint, prepare
-from memberwise.errors import MemberwiseError
+from memberwise.errors import ConfigError, DataError, MemberwiseError
+from memberwise.locks import alone
 from memberwise.project import Project
 from memberwise.ranking.ranker import Ranker
 from memberwise.ranking.trainer import Trainer, Watcher
@@ -31,7 +34,14 @@ def prepared_rows(project: Project, progress: Progress = lambda what, done, of: 
     """The packed rows of a project's log: made once, found again as long as nothing has changed.
 
     Other settings of the ranker or of training need no new preparation; another schema or other files do.
+    Of several processes that ask at once, one prepares and the others wait for its rows.
     """
+    refusal = DataError("another process is preparing these rows", where=str(project.output))
+    with alone(project.output / ".preparing", refusal, wait=math.inf):
+        return _prepared_rows(project, progress)
+
+
+def _prepared_rows(project: Project, progress: Progress) -> Prepared:
     name = fingerprint(project.config, project.base)
     work = project.output / "cache" / name
     if (work / _SUMMARY).is_file():
@@ -70,6 +80,18 @@ def _load(project: Project, work: Path) -> Prepared:
         sampler = NegativeSampler(project.config)
         sampler.load_arrays(parts["negatives"])
     return Prepared(PackedRows(work / "packed"), pipeline, sampler, Rejects(), meta["summary"])
+
+
+@contextmanager
+def fitting_alone(project: Project) -> Iterator[None]:
+    """Inside, no other fit writes to the project's run: two would mix their checkpoints."""
+    refusal = ConfigError(
+        "another fit of this project is at work",
+        where=str(project.output),
+        fix="wait until it has ended, or give this one a folder of its own: output",
+    )
+    with alone(project.output / ".fitting", refusal):
+        yield
 
 
 def new_ranker(project: Project, pipeline: FeaturePipeline) -> Ranker:
