@@ -113,8 +113,10 @@ def test_rank_says_who_is_new_and_what_the_version_does_not_know(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     project.write_text(yaml.safe_dump(PROJECT | {"exploration": {"rank": 2}}))
-    run(monkeypatch, "fit", project)
-    capsys.readouterr()
+    assert run(monkeypatch, "fit", project) == 0
+    said = capsys.readouterr().out
+    assert "What each part adds on valid (200 rows)" in said
+    assert "exploration" in said
     assert run(monkeypatch, "rank", project, "--member", "3", "--item", "4", "--item", "5") == 0
     said = capsys.readouterr()
     assert said.err == ""

@@ -21,6 +21,7 @@ from memberwise.fresh.update import update
 from memberwise.project import Project
 from memberwise.ranking.progress import ProgressBar
 from memberwise.recommender import Recommender
+from memberwise.recommender.contributions import contributions, table
 from memberwise.recommender.reporting import OURS, UNADAPTED, versions
 from memberwise.report import Report
 
@@ -59,7 +60,9 @@ def run(output: Path, out: Console) -> dict[str, Any]:
         rec = Recommender.fit(project, watchers=[bar], progress=bar.stage)
     fitted = time.process_time() - cpu
     path = rec.save(info=fit_info(rec))
-    out.print(f"   {fitted:.0f} CPU-seconds; published {path}")
+    out.print(f"   {fitted:.0f} CPU-seconds; published {path}", soft_wrap=True)
+    if (cut := contributions(rec)) is not None:
+        out.print(table(cut))
     out.print("[bold]2. Evaluate[/] on the last 10 %, against simple models on the same rows")
     report = rec.evaluate(baselines=True)
     out.print(report.table())

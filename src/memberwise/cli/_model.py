@@ -110,6 +110,7 @@ def fit(
     from memberwise.project import Project
     from memberwise.ranking.progress import ProgressBar, TensorBoard
     from memberwise.recommender import Recommender
+    from memberwise.recommender.contributions import contributions, table
 
     loaded = Project.load(project)
     if resume and not (loaded.output / "run" / "checkpoint.safetensors").exists():
@@ -123,6 +124,8 @@ def fit(
     path = rec.save(info=fit_info(rec))
     best = min((r for r in rec.log if r["split"] == "valid" and r["best"]), key=lambda r: -r["step"])
     out.print(f"Best on valid: log-loss {best['log_loss']:.4f}, AUC {best['auc']:.4f} at step {best['step']}")
+    if (cut := contributions(rec)) is not None:
+        out.print(table(cut))
     out.print(
         f"Published [bold]{path}[/] in {rec.fit_seconds:.0f} s. Next: [bold]memberwise evaluate {project}[/]"
     )

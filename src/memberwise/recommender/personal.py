@@ -11,10 +11,9 @@ from memberwise.data.pipeline import key_column
 from memberwise.data.prepare import Prepared
 from memberwise.data.times import cutoffs
 from memberwise.meta.episodes import find_tasks
-from memberwise.ranking.predict import sigmoid
+from memberwise.recommender.contributions import score_without
 from memberwise.recommender.parts.meta import MetaPart
 from memberwise.recommender.reporting import UNADAPTED
-from memberwise.recommender.scoring import adjusted, ranker_logits
 
 if TYPE_CHECKING:
     from memberwise.recommender.core import Recommender
@@ -26,18 +25,9 @@ def without_embeddings(
     rec: Recommender, arrays: dict[str, npt.NDArray[Any]]
 ) -> dict[str, npt.NDArray[np.float32]]:
     """Scores of packed rows as if no meta embedding had been made, by name; nothing for a version without."""
-    part = rec.parts.get("meta")
-    if not isinstance(part, MetaPart):
+    if "meta" not in rec.parts:
         return {}
-    parts = {name: p for name, p in rec.parts.items() if name != "meta"}
-    found = [np.zeros((0, len(rec.project.config.tasks)), np.float32)]
-    for start in range(0, len(arrays["time"]), 8192):
-        piece = {k: np.array(v[start : start + 8192]) for k, v in arrays.items()}
-        piece |= rec.pipeline.gather_vectors(piece)
-        piece |= {b.name: np.zeros_like(piece[b.name]) for b in part.blocks}
-        read, logits = ranker_logits(rec.ranker, parts, piece)
-        found.append(sigmoid(adjusted(parts, read, logits)))
-    return {UNADAPTED: np.concatenate(found)}
+    return {UNADAPTED: score_without(rec, "meta", arrays)}
 
 
 def by_support(rec: Recommender, prepared: Prepared) -> dict[str, npt.NDArray[np.bool_]]:
