@@ -29,3 +29,25 @@ def make(folder: Path, raw: pl.DataFrame, **settings: Any) -> Project:
     }
     values["features"] = [*values["features"], {"kind": "vector", "entity": "item", "column": "v"}]
     return Project.from_dict(values | settings, folder)
+
+
+SMALL_GRAPH: dict[str, Any] = {
+    "encoder": {"dim": 16, "heads": 2, "temporal": {"length": 4, "heads": 2, "prefix": 2, "long_term": None}},
+    "training": {"epochs": 1, "batch_size": 64, "negatives": 8, "workers": 0},
+    "neighbourhood": {"fan_out": 4},
+    "retrieval": {"candidates": 8},
+}
+SMALL_META: dict[str, Any] = {
+    "tasks": [{"by": "member", "dim": 4, "hidden": [8]}],
+    "support": 6,
+    "inner": {"steps": 2, "rate": 2.0, "shrinkage": 1.0},
+    "training": {"epochs": 1, "tasks_per_step": 32, "lr": 0.01, "ranker_lr": 0.001, "patience": 9},
+}
+
+
+def personal(folder: Path, raw: pl.DataFrame, items: int = 40, **settings: Any) -> Project:
+    """A project with embeddings from a graph and from meta learning, and more items than anybody has chosen."""
+    project = make(folder, raw)
+    vectors = np.random.default_rng(0).normal(size=(items, 2)).tolist()
+    pl.DataFrame({"i": [f"i{k}" for k in range(items)], "v": vectors}).write_parquet(folder / "items.parquet")
+    return Project.from_dict(project.to_dict() | {"graph": SMALL_GRAPH, "meta": SMALL_META} | settings, folder)

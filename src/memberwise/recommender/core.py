@@ -27,7 +27,7 @@ from memberwise.project import Project
 from memberwise.ranking.predict import sigmoid
 from memberwise.ranking.ranker import Ranker
 from memberwise.ranking.trainer import Watcher
-from memberwise.recommender import evaluating, request, storing
+from memberwise.recommender import evaluating, request, retrieval, storing
 from memberwise.recommender.exploring import Explore, ranked
 from memberwise.recommender.fitting import fit_parts, fitting_alone, prepared_rows, train
 from memberwise.recommender.increment import Observed, learn_parts, see_and_score
@@ -292,7 +292,7 @@ class Recommender:
             Id; one never seen gets what is known of new members.
         items
             Candidates; default: those that the graph finds for the member among what it has not chosen yet,
-            or all of the item table.
+            or all items that the version knows by id, those with most rows in train first.
         k
             How many to return; None for all.
         at
@@ -320,8 +320,11 @@ class Recommender:
             If it is to explore, and the version has no exploring head.
         """
         moment = (self.pipeline.last_event or 0) + 1 if at is None else to_micros(at)
-        found = self._retrieved(member, moment) if items is None else None
-        candidates = request.candidates(items, self.pipeline) if found is None else found
+        if items is None:
+            found = retrieval.retrieve(self, member, moment, retrieval.popular(self))
+            candidates = request.nothing() if found is None else found.items
+        else:
+            candidates = request.candidates(items)
         rows = request.rows(self.project.config, member, candidates, moment, dict(context or {}))
         with self.pipeline.held():
             arrays = self.pipeline.batch_arrays(Frame(rows, self.project.config, self.pipeline.tables))
@@ -335,14 +338,6 @@ class Recommender:
         columns |= {t: probabilities[:, i] for i, t in enumerate(self.project.config.task_names)}
         best = pl.DataFrame(columns).sort("score", descending=True, maintain_order=True)
         return best if k is None else best.head(k)
-
-    def _retrieved(self, member: str | int, moment: int) -> pl.Series | None:
-        """Candidates that a part finds for a member, if one can and knows the member."""
-        for part in self.parts.values():
-            found = part.candidates(request.as_id(member, "member"), moment)
-            if found is not None and len(found):
-                return found
-        return None
 
     def unknown(self, entity: Literal["member", "item"], ids: Sequence[str | int]) -> list[str]:
         """Those of these members or items of whom this version knows nothing of their own.

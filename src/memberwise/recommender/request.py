@@ -3,37 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import polars as pl
 
 from memberwise.data.events import TIME, is_entity_column
-from memberwise.data.pipeline import FeaturePipeline
 from memberwise.errors import DataError
 from memberwise.schema import Schema, feature_columns
 
 
-def candidates(items: Sequence[str | int] | None, pipeline: FeaturePipeline) -> pl.Series:
-    """Ids to rank, as text; all of the item table if none are given.
+def candidates(items: Sequence[str | int]) -> pl.Series:
+    """Ids to rank, as text.
 
     Raises
     ------
     DataError
         If there is nothing to rank, or an id is no id.
     """
-    if items is None:
-        if "item" not in pipeline.tables:
-            raise DataError(
-                "no items are given, and the project has no item table",
-                fix="pass items=[...]; on the command line: --item ID",
-            )
-        return pipeline.tables["item"].ids.cast(pl.String).alias("item")
     if len(items) == 0:
         raise DataError("no items are given to rank")
     if isinstance(items, str):
         raise DataError(f"items is one text, {items!r}", fix=f"pass a list: items=[{items!r}]")
     return pl.Series("item", [as_id(i, "items") for i in items])
+
+
+def nothing() -> NoReturn:
+    """Say that there is nothing to choose candidates from."""
+    raise DataError(
+        "no items are given, and the project has no item table",
+        fix="pass items=[...]; on the command line: --item ID",
+    )
 
 
 def rows(

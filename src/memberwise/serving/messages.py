@@ -46,12 +46,15 @@ class RankedItem(Struct, omit_defaults=True):
     """Logit by task that each component adds."""
 
 
-class RankResponse(Struct):
+class RankResponse(Struct, omit_defaults=True):
     """Items, best first."""
 
     version: str
     as_of: str | None
     items: list[RankedItem]
+    retrieved: str | None = None
+    """Only where the request named no candidates, how they were found: ``graph`` (by the member's vector,
+    without what the member has chosen) or ``popular`` (most rows in train)."""
 
 
 class EventsResponse(Struct):

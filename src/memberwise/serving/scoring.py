@@ -85,7 +85,7 @@ class GeneralScorer:
     ) -> Looked:
         """See `Scorer`."""
         rec, config = self.rec, self.rec.project.config
-        items = request.candidates(list(candidates), rec.pipeline)
+        items = request.candidates(candidates)
         rows = request.rows(config, member, items, moment, dict(context))
         with rec.pipeline.held():
             arrays = rec.pipeline.batch_arrays(Frame(rows, config, rec.pipeline.tables))

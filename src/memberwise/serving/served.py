@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from memberwise.data.hashing import hash_values
 from memberwise.errors import ConfigError, DataError
-from memberwise.recommender import Recommender
+from memberwise.recommender import Recommender, request
+from memberwise.recommender.retrieval import popular, retrieve
 from memberwise.schema import to_micros
 from memberwise.serving.fast import FastScorer
-from memberwise.serving.messages import Id, Problem, RankedItem, RankRequest, RankResponse, Refused
+from memberwise.serving.messages import Problem, RankedItem, RankRequest, RankResponse, Refused
 from memberwise.serving.probe import mistrust
 from memberwise.serving.scoring import (
     GeneralScorer,
@@ -62,7 +62,8 @@ class Served:
         """Why no request takes the hot path, if none does."""
         self.misses: dict[str, int] = {}
         """Members and items of the last request that the version does not know."""
-        self.retrieved = _popular(rec, settings.retrieve)
+        self.popular = popular(rec, settings.retrieve)
+        """Candidates of members whom no part of the version can find some for."""
         self.last_scores = np.zeros((0, len(self.tasks)), np.float32)
         self._moment = (rec.pipeline.last_event or 0) + 1
 
@@ -95,12 +96,14 @@ class Served:
             self.fast = None
             fields = {"version": self.version, "reason": self.mistrusted}
             log.error("the hot path is not used", extra={"fields": fields})
-        if not self.retrieved:
+        for part in self.rec.parts.values():
+            part.ready()
+        if self.popular is None or not len(self.popular):
             return
         context = dict.fromkeys(context_columns(self.rec))
         for scorer in (self.general, self.fast or self.general):
             for count in (256, 1):
-                looked = scorer.look("warm", self.retrieved[:count], self.moment(), context)
+                looked = scorer.look("warm", self.popular[:count].to_list(), self.moment(), context)
                 scores = finish(self.rec, looked)
         if not np.isfinite(scores.probabilities).all():
             raise DataError("the version answers with numbers that are not finite", where=self.version)
@@ -119,11 +122,12 @@ class Served:
         Refused
             If it cannot be answered as it stands.
         """
-        candidates = self._candidates(ask.candidates)
         tasks = self._tasks(ask.tasks)
         weights = self._weights(ask.utility)
+        moment = self.moment() if ask.at is None else to_micros(ask.at)
         try:
-            looked = self._look(ask, candidates)
+            candidates, retrieved = self._candidates(ask, moment)
+            looked = self._look(ask, candidates, moment)
             scores = finish(self.rec, looked, ask.explain)
             if ask.explore:
                 utilities = weights.astype(np.float64)
@@ -141,9 +145,9 @@ class Served:
             self._item(candidates[i], i, scores, float(utility[i]), tasks, p)
             for i, p in zip(best.tolist(), propensity, strict=True)
         ]
-        return RankResponse(self.version, self.as_of, items)
+        return RankResponse(self.version, self.as_of, items, retrieved)
 
-    def _look(self, ask: RankRequest, candidates: Sequence[str]) -> Looked:
+    def _look(self, ask: RankRequest, candidates: Sequence[str], moment: int) -> Looked:
         self.fallback = None
         if ask.at is not None:
             self.fallback = "moment"  # a state that had moved ahead to it would not come back
@@ -151,7 +155,6 @@ class Served:
             self.fallback = "mistrust"
         elif not self.fast.suits(ask.context):
             self.fallback = "context"
-        moment = self.moment() if ask.at is None else to_micros(ask.at)
         if self.fallback is None and self.fast is not None:
             looked = self.fast.look(ask.member, candidates, moment, ask.context)
             self.misses = self.fast.misses
@@ -175,11 +178,14 @@ class Served:
         }
         return RankedItem(item, utility, {self.tasks[t]: row[t] for t in tasks}, propensity, shares or None)
 
-    def _candidates(self, asked: Sequence[Id] | None) -> Sequence[str]:
+    def _candidates(self, ask: RankRequest, moment: int) -> tuple[Sequence[str], str | None]:
+        """Ids to rank, and how they were found where the request names none."""
+        asked = ask.candidates
         if asked is None:
-            if not self.retrieved:
-                raise Refused(422, Problem("no candidates are given, and the project has no item table"))
-            return self.retrieved
+            found = retrieve(self.rec, ask.member, moment, self.popular)
+            if found is None:
+                request.nothing()
+            return found.items.to_list(), found.by
         if not asked:
             raise Refused(422, Problem("no candidates are given", where="candidates"))
         if len(asked) > self.settings.max_candidates:
@@ -191,7 +197,7 @@ class Served:
                     fix="retrieve fewer, or raise --max-candidates",
                 ),
             )
-        return [i if isinstance(i, str) else str(i) for i in asked]
+        return [i if isinstance(i, str) else str(i) for i in asked], None
 
     def _tasks(self, asked: Sequence[str] | None) -> Sequence[int]:
         if asked is None:
@@ -212,12 +218,3 @@ class Served:
                     422, Problem(f"{task!r} is not a task", where, f"use some of: {', '.join(self.tasks)}")
                 )
 
-
-def _popular(rec: Recommender, count: int) -> list[str]:
-    """The items of the table with most rows in train, most first."""
-    if "item" not in rec.pipeline.tables:
-        return []
-    ids = rec.pipeline.tables["item"].ids
-    rows = rec.seen.rows("item", hash_values(ids))
-    best = np.argsort(-rows, kind="stable")[:count]
-    return [str(i) for i in ids[best]]

@@ -173,6 +173,13 @@ class Part(ABC):
         """Items to rank for a member (ids as text), if it can find some; None if not."""
         return None
 
+    def ready(self) -> None:  # noqa: B027 - most parts have nothing to prepare
+        """Make now what the first request for candidates would wait for."""
+
+    def items(self) -> pl.Series | None:
+        """Items that it knows by their ids; None if it knows none."""
+        return None
+
     @abstractmethod
     def update(self, increment: Increment, setting: Setting) -> Self:
         """With what new events say; `setting` is the version that the new one will be, without its parts."""

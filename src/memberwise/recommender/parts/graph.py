@@ -172,6 +172,15 @@ class GraphPart(Part):
             items, scores = with_repeats(items, scores, who, item_keys, retrieval.candidates)
         return self.graph.nodes["item"].ids[items.astype(np.int64)].alias("item")
 
+    def ready(self) -> None:
+        """The vectors of all items, and their index."""
+        if self.encoder.searchable:
+            _ = self._index
+
+    def items(self) -> pl.Series:
+        """All items of the graph."""
+        return self.graph.nodes["item"].ids
+
     def _chosen(self, member: int) -> I32:
         """Items that a member has any timed edge to."""
         found = [np.zeros(0, np.int32)]
