@@ -15,6 +15,7 @@ import torch
 
 from _child import serve
 from _serving_project import make
+from memberwise.data.timeline import EmbeddingTimeline
 from memberwise.nn.embedding import FusedEmbedding
 from memberwise.nn.rowwise_int8 import HALVES, gather_int8, quantise_rows
 from memberwise.project import Project
@@ -117,22 +118,23 @@ def stores(times: int) -> dict[str, float]:
     rng = np.random.default_rng(0)
     keys = np.unique(rng.integers(1, 2**64, 100_000, dtype=np.uint64))
     vectors = rng.normal(size=(len(keys), 64)).astype(np.float32)
+    line = EmbeddingTimeline.at("item", keys, vectors, "1", 0)
     asked = rng.choice(keys, 500)
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         store = LmdbStore(Path(folder))
-        store.put_many("item", "1", keys, vectors)
-        found["lmdb"] = milliseconds(lambda: store.get_many("item", "1", asked), times)
-        snapshot = Snapshot.of(store, "item", "1")
+        store.fill("1", {"item": line})
+        found["lmdb"] = milliseconds(lambda: store.get_many("1", {"item": asked}), times)
+        snapshot = Snapshot.of(store, "1", "item")
         found["snapshot"] = milliseconds(lambda: snapshot.get_many(asked), times)
         store.close()
         binary = shutil.which("redis-server")
         if binary is not None:
-            found |= _redis(binary, folder, keys[:5000], vectors[:5000], times)
+            found |= _redis(binary, folder, keys[:5000], line, times)
     return found
 
 
-def _redis(binary: str, folder: str, keys: Any, vectors: Any, times: int) -> dict[str, float]:
+def _redis(binary: str, folder: str, keys: Any, line: EmbeddingTimeline, times: int) -> dict[str, float]:
     import redis
 
     from memberwise.serving.redis_store import RedisStore
@@ -149,11 +151,11 @@ def _redis(binary: str, folder: str, keys: Any, vectors: Any, times: int) -> dic
             except redis.ConnectionError:
                 time.sleep(0.05)
         store = RedisStore(f"unix://{socket}")
-        store.put_many("item", "1", keys, vectors)
+        store.fill("1", {"item": line})
         asked = np.random.default_rng(1).choice(keys, 500)
-        taken = milliseconds(lambda: store.get_many("item", "1", asked), times)
+        taken = milliseconds(lambda: store.get_many("1", {"item": asked}), times)
         database.config_resetstat()
-        store.get_many("item", "1", asked)
+        store.get_many("1", {"item": asked})
         trips = database.info("commandstats")["cmdstat_hmget"]["calls"]
         return {"redis": taken, "redis trips": float(trips)}
     finally:

@@ -15,7 +15,7 @@ import pytest
 from memberwise.project import Project
 from memberwise.recommender import Recommender
 from support.logs import impressions
-from support.projects import make
+from support.projects import make, personal
 from support.server import Running, free_port
 
 pytest.importorskip("fastapi")
@@ -38,6 +38,14 @@ def fitted(raw: pl.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Proje
     """A project with one published version; not to be changed."""
     folder = tmp_path_factory.mktemp("fitted")
     project = make(folder, raw.filter(pl.col("t") < raw["t"][900]))
+    Recommender.fit(project).save()
+    return project
+
+
+@pytest.fixture(scope="session")
+def personalised(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project with graph and meta embeddings, and one published version; not to be changed."""
+    project = personal(tmp_path_factory.mktemp("personalised"), impressions(700, members=25, items=40))
     Recommender.fit(project).save()
     return project
 

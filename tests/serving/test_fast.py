@@ -146,9 +146,7 @@ def test_arrays_for_parts_are_those_of_the_pipeline(path: Path) -> None:
     frame = f.candidates(hashed(items), row)
     found = request_arrays(f, frame, f.read(f.plan.shared, row), f.read(f.plan.own, frame), f.history(row))
     rec = general.rec
-    rows = request.rows(
-        rec.project.config, "m1", request.candidates(items), moment, dict(CONTEXT)
-    )
+    rows = request.rows(rec.project.config, "m1", request.candidates(items), moment, dict(CONTEXT))
     with rec.pipeline.held():
         expected = rec.pipeline.batch_arrays(Frame(rows, rec.project.config, rec.pipeline.tables))
     assert set(found) == set(expected)

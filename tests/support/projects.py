@@ -46,8 +46,10 @@ SMALL_META: dict[str, Any] = {
 
 
 def personal(folder: Path, raw: pl.DataFrame, items: int = 40, **settings: Any) -> Project:
-    """A project with embeddings from a graph and from meta learning, and more items than anybody has chosen."""
+    """A project with embeddings from a graph and from meta learning, and many items."""
     project = make(folder, raw)
     vectors = np.random.default_rng(0).normal(size=(items, 2)).tolist()
     pl.DataFrame({"i": [f"i{k}" for k in range(items)], "v": vectors}).write_parquet(folder / "items.parquet")
-    return Project.from_dict(project.to_dict() | {"graph": SMALL_GRAPH, "meta": SMALL_META} | settings, folder)
+    return Project.from_dict(
+        project.to_dict() | {"graph": SMALL_GRAPH, "meta": SMALL_META} | settings, folder
+    )

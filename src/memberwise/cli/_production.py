@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from memberwise.cli._app import ProjectPath, app, beside, literal, out
+
+if TYPE_CHECKING:
+    from memberwise.project import Project
+
+StoreAddress = Annotated[
+    str,
+    typer.Option(
+        envvar="MEMBERWISE_STORE",
+        help="Where vectors of requests come from: memory (the version itself), lmdb, or redis://HOST/DB.",
+    ),
+]
 
 
 @app.command()
@@ -25,6 +36,7 @@ def serve(
     clock: Annotated[str, typer.Option(help="wall, or log: just after the last event seen.")] = "wall",
     engine: Annotated[str, typer.Option(help="auto, float32, int8 or torch.")] = "auto",
     tables: Annotated[str, typer.Option(help="Embedding tables in memory: float32 or int8.")] = "float32",
+    store: StoreAddress = "memory",
     max_candidates: Annotated[int, typer.Option(min=1, help="Candidates of one request.")] = 10_000,
     timeout: Annotated[float, typer.Option(min=0.01, help="Seconds that a request may wait.")] = 1.0,
 ) -> None:
@@ -52,6 +64,7 @@ def serve(
             clock=clock,
             engine=engine,
             tables=tables,
+            store=store,
             max_candidates=max_candidates,
             timeout=timeout,
         ).with_token(token_file),
@@ -139,13 +152,14 @@ def forget(
         typer.Option(help="Id of a member to forget (repeat); none to complete what was begun."),
     ] = None,
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for an update at work.")] = 60.0,
+    store: StoreAddress = "memory",
 ) -> None:
     """Remove members from everything that the project keeps, for good.
 
     Their aggregates, histories, effects, vectors, rows and their own embeddings leave every saved version;
     prepared rows and checkpoints are deleted; events that came through the server are overwritten. From then
     on their events are left out wherever a log is read: a new fit or a replay does not bring them back, and
-    a version that still knows them is not rolled back to.
+    a version that still knows them is not rolled back to. Stores of vectors are emptied and filled again.
 
     Weights that were learned from all members together stay until the next full fit. Your own files are
     yours: the list at the end names those of the project and of its updates that still hold their rows.
@@ -155,14 +169,18 @@ def forget(
     from memberwise.project import Project
     from memberwise.recommender.removal import remove
 
+    loaded = Project.load(project)
     with out.status("Rewriting versions"):
-        done = remove(Project.load(project), member or [], wait=wait)
+        done = remove(loaded, member or [], wait=wait)
+        refilled = _forget_in_stores(loaded, store)
     if done.published is not None:
         out.print(f"Current version: [bold]{done.published}[/]; {len(done.rewritten)} earlier ones rewritten")
     for name in done.removed:
         out.print(f"[yellow]Version {literal(name)} could not be read, and was removed[/]")
     for name, what in done.files.items():
         out.print(f"- {literal(name)}: {what}")
+    for name in refilled:
+        out.print(f"- {literal(name)}: emptied, and filled again with the current version")
     out.print("Traces that remain, inseparable from all others:")
     for trace in done.traces:
         out.print(f"- {trace}")
@@ -177,3 +195,17 @@ def forget(
             "is on the list of the forgotten now, and events under it will be left out."
         )
         raise typer.Exit(1)
+
+
+def _forget_in_stores(project: Project, address: str) -> list[str]:
+    """Empty the stores that a project's vectors stand in, and fill them again; returns which."""
+    from memberwise.serving.publishing import FOLDER, open_store, refill
+
+    embedded = ["lmdb"] if (project.output / FOLDER).is_dir() else []
+    found = []
+    for name in dict.fromkeys([*embedded, address]):
+        if (opened := open_store(project, name)) is not None:
+            refill(project, opened)
+            opened.close()
+            found.append("vectors" if name == "lmdb" else "the store of --store")
+    return found

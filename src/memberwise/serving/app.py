@@ -34,6 +34,7 @@ from memberwise.serving.messages import (
     schemas,
 )
 from memberwise.serving.page import page
+from memberwise.serving.publishing import open_store
 from memberwise.serving.served import NOBODY, Served
 from memberwise.serving.settings import ServingSettings
 
@@ -58,7 +59,9 @@ class Server:
         self.measures = Measures(registry or CollectorRegistry())
         self.lane = Lane("scoring", settings.queue, settings.timeout)
         self.forgotten = Forgotten(project.output)
-        self.keeper = Keeper(project.bundles, settings, self.lane.post, self.forgotten.look)
+        self.vectors = open_store(project, settings.store)
+        look = self.forgotten.look
+        self.keeper = Keeper(project.bundles, settings, self.lane.post, look, self.vectors)
         self.intake = Intake(project.config, settings)
         self.journal = Journal(project.output / INBOX)
         self.drift = Drift(len(project.config.tasks))
@@ -90,6 +93,11 @@ class Server:
         for entity, count in served.misses.items():
             if count:
                 self.measures.misses.labels(entity).inc(count)
+        if (vectors := served.vectors) is not None:
+            if vectors.failed is not None:
+                self.measures.fallbacks.labels("store").inc()
+            for feature, count in vectors.missed.items():
+                self.measures.vector_misses.labels(feature).inc(count)
         if self.drift.add(probabilities):
             for task, value in zip(served.tasks, self.drift.values, strict=True):
                 self.measures.drift.labels(task).set(value)
@@ -141,6 +149,8 @@ class Server:
         self.keeper.close()
         self.journal.close()
         self.lane.stop()
+        if self.vectors is not None:
+            self.vectors.close()
 
 
 def create_app(server: Server) -> FastAPI:
@@ -261,6 +271,7 @@ def _routes(app: FastAPI, server: Server) -> None:
                 "as_of": served.as_of if served is not None else None,
                 "tasks": served.tasks if served is not None else [],
                 "slow": served.mistrusted if served is not None else None,
+                "vectors": served.vectors.version if served is not None and served.vectors else None,
                 "swaps": server.keeper.swaps,
                 "refused": server.keeper.refused,
             }

@@ -25,6 +25,7 @@ from memberwise.serving.gather import fused_rows, gather_fields, gather_fields_i
 from memberwise.serving.plan import Side, make_plan
 from memberwise.serving.request_frame import CandidateRows, SharedRow
 from memberwise.serving.scoring import Looked, context_columns
+from memberwise.serving.vectors import VectorReader
 
 log = logging.getLogger("memberwise.serving")
 F32 = npt.NDArray[np.float32]
@@ -46,7 +47,6 @@ class SideInputs:
 
     def __init__(self, rec: Recommender, side: Side) -> None:
         ranker, normaliser, self.side = rec.ranker, rec.pipeline.normaliser, side
-        self._vectors = [rec.pipeline.vectors[v.name] for v in side.vectors]
         self._transform = DenseTransform(normaliser, ranker.norm, side.dense)
         self._plain = DenseTransform(normaliser, torch.nn.Identity(), side.dense) if side.curves else None
         fields = [f for f, _ in side.fields]
@@ -63,7 +63,7 @@ class SideInputs:
         if ranker.config.wide and fields:
             self._wide = FieldRows(ranker, ranker.wide, fields, everything, np.zeros(len(fields), np.int64))
 
-    def __call__(self, found: SideFeatures, wide: F32) -> F32:
+    def __call__(self, found: SideFeatures, vectors: Mapping[str, F32], wide: F32) -> F32:
         """Columns ``[n, width]``; the wide weights of the ids are added to `wide` ``[n, T]``."""
         out = np.empty((len(found.ids), self.width), np.float32)
         for table in self._tables:
@@ -73,10 +73,11 @@ class SideInputs:
         at = self._dense_at
         if found.dense.shape[1]:
             out[:, at : at + self._transform.width] = self._transform(found.dense)
-            at += self._transform.width
-        for v, timeline in zip(self.side.vectors, self._vectors, strict=True):
-            out[:, at : at + timeline.dim] = timeline.gather(found.vectors[v.name])
-            at += timeline.dim
+        at += self._transform.width
+        for v in self.side.vectors:
+            rows = vectors[v.name]
+            out[:, at : at + rows.shape[1]] = rows
+            at += rows.shape[1]
         return out
 
     def numbers(self, found: SideFeatures) -> F32:
@@ -90,15 +91,11 @@ class SideInputs:
         columns = [c for f, _ in self.side.fields for c in range(f.start, f.start + f.width)]
         ids = np.ascontiguousarray(arrays["ids"][rows][:, columns])
         none = np.zeros((len(rows), 0), np.float32)
-        nowhere = {v.name: np.full(len(rows), -1, np.int32) for v in self.side.vectors}
-        out = self(SideFeatures(ids, none, nowhere, {}), wide)
+        vectors = {v.name: arrays[v.name][rows] for v in self.side.vectors}
+        out = self(SideFeatures(ids, none, {}), vectors, wide)
         at, dense = self._dense_at, np.asarray(arrays["dense"], np.float32)[rows]
         if self._transform.width:
             out[:, at : at + self._transform.width] = self._transform.affine(dense[:, self._transform.place])
-            at += self._transform.width
-        for v, timeline in zip(self.side.vectors, self._vectors, strict=True):
-            out[:, at : at + timeline.dim] = arrays[v.name][rows]
-            at += timeline.dim
         if self._plain is None:
             return out, np.zeros((len(rows), 1), np.float32)
         return out, np.ascontiguousarray(dense[:, self.side.dense])
@@ -164,6 +161,8 @@ class FastScorer:
         self._lists = {f.column for f in config.features if f.kind == "categorical" and f.max_values > 1}
         self._tasks = len(config.tasks)
         self._candidate = _candidate_field(self)
+        self.vectors = VectorReader(rec.pipeline.vectors)
+        """Where the vectors of requests come from."""
         self.misses: dict[str, int] = {}
         """Unknown members and items of the last request."""
 
@@ -210,18 +209,19 @@ class FastScorer:
         frame = self.features.candidates(items, row)
         shared = self.features.read(self.plan.shared, row)
         own = self.features.read(self.plan.own, frame)
+        vectors = self.vectors.read(shared.keys | own.keys, int(row.times[0]))
         histories = self.features.history(row)
         once = np.zeros((1, self._tasks), np.float32)
         wide = np.zeros((len(frame), self._tasks), np.float32)
-        left = self.shared(shared, once)
-        right = self.own(own, wide)
+        left = self.shared(shared, vectors, once)
+        right = self.own(own, vectors, wide)
         wide += once
         numbers = [self.shared.numbers(shared), self.own.numbers(own)]
         inputs = [left, right, wide, self._candidates(right), *numbers, *self._histories(histories)]
         logits, *hidden = self.engine(inputs)
         logits = self._curved(logits, shared, own)
         self.misses = self._misses(row, frame)
-        arrays = request_arrays(self.features, frame, shared, own, histories)
+        arrays = request_arrays(self.features, frame, shared, own, vectors, histories)
         if hidden:
             self._read_hidden(arrays, hidden[0])
         return Looked(arrays, logits)

@@ -33,7 +33,7 @@ _STATIC_ROWS = 4_000_000
 
 
 class SideFeatures:
-    """Ids, numbers and vectors of one side.
+    """Ids, numbers and keys of vectors of one side.
 
     Attributes
     ----------
@@ -41,12 +41,12 @@ class SideFeatures:
         Rows of the tables by column of this side's fields; -1 in unused places.
     dense : ndarray of float32, [n, k]
         Raw.
-    vectors : dict of ndarray of int32, [n]
-        Entries of the timelines.
+    keys : dict of ndarray of uint64, [n]
+        Of each vector feature.
     """
 
-    def __init__(self, ids: I32, dense: F32, vectors: dict[str, I32], keys: dict[str, U64]) -> None:
-        self.ids, self.dense, self.vectors, self.keys = ids, dense, vectors, keys
+    def __init__(self, ids: I32, dense: F32, keys: dict[str, U64]) -> None:
+        self.ids, self.dense, self.keys = ids, dense, keys
 
 
 class RequestFeatures:
@@ -91,11 +91,8 @@ class RequestFeatures:
 
     def read(self, side: Side, frame: Frame) -> SideFeatures:
         """The features of one side."""
-        vectors, keys = {}, {}
-        for v in side.vectors:
-            keys[v.name] = row_keys(frame, v.by)
-            vectors[v.name] = self.pipeline.vectors[v.name].rows(keys[v.name], frame.times)
-        return SideFeatures(self._ids(side, frame), self._dense(side, frame), vectors, keys)
+        keys = {v.name: row_keys(frame, v.by) for v in side.vectors}
+        return SideFeatures(self._ids(side, frame), self._dense(side, frame), keys)
 
     def history(self, frame: SharedRow) -> dict[str, tuple[I32, I32, F32]]:
         """Items, actions and ages of each history, [1, N] each."""
@@ -223,6 +220,7 @@ def request_arrays(
     frame: CandidateRows,
     shared: SideFeatures,
     own: SideFeatures,
+    vectors: Mapping[str, F32],
     histories: Mapping[str, tuple[I32, I32, F32]],
 ) -> RequestArrays:
     """The whole arrays of a request, by name."""
@@ -239,10 +237,9 @@ def request_arrays(
             makers[f"{name}.{part}"] = lambda v=values: np.repeat(v, n, axis=0)  # type: ignore[misc]
     for side, found in ((plan.shared, shared), (plan.own, own)):
         for v in side.vectors:
-            rows, keys = _tall(found.vectors[v.name], n), _tall(found.keys[v.name], n)
-            makers[v.name] = lambda t=pipeline.vectors[v.name], r=rows: t.gather(r)  # type: ignore[misc]
+            makers[v.name] = lambda f=vectors[v.name]: _tall(f, n)  # type: ignore[misc]
             if v.made:
-                makers[key_column(v.name)] = lambda k=keys: k  # type: ignore[misc]
+                makers[key_column(v.name)] = lambda k=found.keys[v.name]: _tall(k, n)  # type: ignore[misc]
     return RequestArrays(makers)
 
 

@@ -8,9 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from memberwise import bundle
-from memberwise.errors import BundleError, MemberwiseError
+from memberwise.errors import BundleError, DataError, MemberwiseError
+from memberwise.serving.publishing import pin, publish
 from memberwise.serving.served import Served
 from memberwise.serving.settings import ServingSettings
+from memberwise.serving.stores import VectorStore
 
 log = logging.getLogger("memberwise.serving")
 
@@ -31,6 +33,9 @@ class Keeper:
         Called with each new version to put it in service between requests; default: at once.
     besides
         What else to look at, each time.
+    store
+        Where the vectors of requests come from, and are put before a version is in service; default: from
+        the version itself.
     """
 
     def __init__(
@@ -39,8 +44,10 @@ class Keeper:
         settings: ServingSettings,
         switch: Callable[[Callable[[], None]], None] = lambda put: put(),
         besides: Callable[[], None] = lambda: None,
+        store: VectorStore | None = None,
     ) -> None:
         self.bundles, self.settings, self._switch, self._besides = bundles, settings, switch, besides
+        self.store = store
         self.served: Served | None = None
         self.refused: dict[str, str] = {}
         """Versions that could not be loaded, with the reason."""
@@ -113,9 +120,20 @@ class Keeper:
         try:
             found = Served.load(self.bundles / name, self.settings)
             found.warm()
+            if self.store is not None:
+                self._fill(found, self.store)
         except (MemberwiseError, OSError, ValueError, KeyError, RuntimeError) as error:
             self.refused[name] = str(error)
             log.error("refused", extra={"fields": {"version": name, "reason": str(error)}})
             return None
         self.refused.pop(name, None)
         return found
+
+    def _fill(self, found: Served, store: VectorStore) -> None:
+        """Put a version's vectors into the store; where that fails, requests take the version's own."""
+        version = pin(self.bundles / found.version)
+        try:
+            publish(found.rec, store, version)
+        except (DataError, OSError) as error:
+            log.error("the store is not filled", extra={"fields": {"version": version, "reason": str(error)}})
+        found.read_from(store, version)

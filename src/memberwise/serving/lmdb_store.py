@@ -2,133 +2,229 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import threading
+import time
+import uuid
+from collections.abc import Mapping
 from pathlib import Path
 
 import lmdb
 import numpy as np
 
-from memberwise.data.hashing import U64
+from memberwise.data.hashing import U64, hash_text
+from memberwise.data.timeline import ALWAYS, EmbeddingTimeline, Vectors
 from memberwise.errors import DataError
-from memberwise.serving.stores import F32, Flags, no_version
+from memberwise.serving.stores import F32, LATEST, Flags, no_version, packed, unpacked
 
 _MAP = 1 << 38  # address space, not memory or disk
 _FILE = "data.mdb"
+_ABANDONED = 600.0
 
 
 class LmdbStore:
-    """A directory with an LMDB environment; one database per feature and version.
+    """A directory with an LMDB environment per version, made beside the others and renamed into place.
+
+    Dropping a version removes its files: nothing of it stays in free pages. A process that has it open keeps
+    reading what it has open, and finds what stands there now at its next call.
 
     Parameters
     ----------
     folder : Path
-        Made if it is not there (unless `readonly`).
-    readonly
-        For processes that only read.
-
-    Raises
-    ------
-    DataError
-        If the file is truncated or something else. (Reading beyond its end would kill the process.)
+        Made if it is not there.
     """
 
-    def __init__(self, folder: Path, readonly: bool = False) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        _look_at(folder / _FILE)
-        try:
-            self._env = lmdb.open(
-                str(folder), map_size=_MAP, max_dbs=1024, readonly=readonly, create=not readonly
-            )
-        except lmdb.Error as error:
-            raise DataError(f"cannot be opened: {error}", where=str(folder)) from error
-        size, info = (folder / _FILE).stat().st_size, self._env.info()
-        if info["last_pgno"] > 1 and size < (info["last_pgno"] + 1) * self._env.stat()["psize"]:
-            self._env.close()
-            raise DataError("the file is truncated", where=str(folder / _FILE), fix="publish it again")
+        folder.mkdir(parents=True, exist_ok=True)
+        self._open: dict[str, tuple[int, lmdb.Environment]] = {}
+        self._lock = threading.RLock()
+        for left in folder.glob(".filling-*"):  # of a process that was killed
+            if time.time() - left.stat().st_mtime > _ABANDONED:
+                shutil.rmtree(left, ignore_errors=True)
 
     def close(self) -> None:
-        """Let go of the environment."""
-        self._env.close()
+        """Let go of the environments."""
+        with self._lock:
+            for _, env in self._open.values():
+                env.close()
+            self._open.clear()
 
-    def get_many(self, feature: str, version: str, keys: U64) -> tuple[F32, Flags]:
-        """See `VectorStore`."""
+    def fill(self, version: str, vectors: Mapping[str, EmbeddingTimeline]) -> bool:
+        """See `VectorStore`. A version whose file is damaged is replaced."""
+        place = self.folder / version
+        if self._is_whole(version):
+            return False
+        spare = self.folder / f".filling-{uuid.uuid4().hex}"
         try:
-            database = self._env.open_db(_name(feature, version), create=False)
-        except lmdb.NotFoundError:
-            raise no_version(feature, version) from None
-        wanted = _bytes(keys)
-        with self._env.begin(database, buffers=False) as transaction, transaction.cursor() as cursor:
-            found = dict(cursor.getmulti(wanted))
-            width = len(transaction.get(b"width") or b"")  # as many bytes as a vector has numbers
-        there = np.fromiter((k in found for k in wanted), np.bool_, len(wanted))
-        out: F32 = np.zeros((len(wanted), width), np.float32)
-        if there.any():
-            packed = b"".join(found[k] for k in wanted if k in found)
-            out[there] = np.frombuffer(packed, np.float32).reshape(-1, width)
-        return out, there
+            env = _environment(spare, create=True)
+            try:
+                with env.begin(write=True) as transaction, transaction.cursor() as cursor:
+                    for feature, timeline in vectors.items():
+                        new = timeline.latest()
+                        transaction.put(_width(feature), str(new.dim).encode())
+                        values = packed(new.keys, new.cutoffs, _single(new.vectors), new.dim, feature)
+                        cursor.putmulti(zip(_names(feature, new.keys), values, strict=True))
+            finally:
+                env.close()
+            with self._lock:
+                if self._is_whole(version):  # another process was faster
+                    return False
+                shutil.rmtree(place, ignore_errors=True)
+                try:
+                    spare.rename(place)
+                except OSError:
+                    if not self._is_whole(version):
+                        raise
+                    return False
+            _sync(self.folder)
+            return True
+        except (lmdb.Error, OSError) as error:
+            raise DataError(f"cannot be written: {error}", where=str(place)) from error
+        finally:
+            shutil.rmtree(spare, ignore_errors=True)
 
-    def put_many(self, feature: str, version: str, keys: U64, vectors: F32) -> None:
-        """See `VectorStore`."""
-        name, order = _name(feature, version), np.argsort(keys)
-        rows = np.ascontiguousarray(vectors, np.float32)
-        with self._env.begin(write=True) as transaction:
-            database = self._env.open_db(name, transaction)
-            transaction.put(b"width", bytes(rows.shape[1]), db=database)
-            with transaction.cursor(database) as cursor:
-                names = _bytes(keys)
-                cursor.putmulti((names[i], rows[i].tobytes()) for i in order)
+    def get_many(
+        self, version: str, asked: Mapping[str, U64], moment: int = LATEST
+    ) -> dict[str, tuple[F32, Flags]]:
+        """See `VectorStore`; one transaction."""
+        out: dict[str, tuple[F32, Flags]] = {}
+        with self._lock:
+            env = self._environment(version)
+            try:
+                with env.begin() as transaction, transaction.cursor() as cursor:
+                    for feature, keys in asked.items():
+                        width, names = _width_of(transaction, version, feature), _names(feature, keys)
+                        found = dict(cursor.getmulti(names))
+                        out[feature] = unpacked([found.get(name) for name in names], width, moment)
+            except lmdb.Error as error:
+                raise DataError(f"cannot be read: {error}", where=str(self.folder / version)) from error
+        return out
 
-    def delete(self, keys: U64) -> int:
+    def put_many(self, version: str, feature: str, keys: U64, vectors: F32, since: int = ALWAYS) -> None:
         """See `VectorStore`."""
-        gone = 0
-        names = _bytes(keys)
-        with self._env.begin(write=True) as transaction:
-            for name in self._databases(transaction):
-                database = self._env.open_db(name, transaction, create=False)
-                gone += sum(transaction.delete(k, db=database) for k in names)
+        while True:
+            with self._lock:
+                env = self._environment(version)
+                with env.begin(write=True) as transaction, transaction.cursor() as cursor:
+                    if self._stands(version) != self._open[version][0]:
+                        continue  # replaced while this process waited for its turn
+                    width = _width_of(transaction, version, feature)
+                    values = packed(keys, since, _single(vectors), width, feature)
+                    cursor.putmulti(sorted(zip(_names(feature, keys), values, strict=True)))
+                return
+
+    def delete(self, feature: str, keys: U64) -> int:
+        """See `VectorStore`. (What is to leave no byte on disk goes with its whole version: `drop`.)"""
+        gone, names = 0, _names(feature, keys)
+        with self._lock:
+            for version in self.versions():
+                with self._environment(version).begin(write=True) as transaction:
+                    gone += sum(transaction.delete(name) for name in names)
         return gone
 
-    def versions(self, feature: str) -> list[str]:
+    def versions(self) -> list[str]:
         """See `VectorStore`."""
-        with self._env.begin() as transaction:
-            names = [n.decode().rpartition("@") for n in self._databases(transaction)]
-        return sorted(version for name, _, version in names if name == feature)
+        return sorted(p.name for p in self.folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
-    def drop(self, feature: str, version: str) -> None:
+    def drop(self, version: str) -> None:
         """See `VectorStore`."""
-        with self._env.begin(write=True) as transaction:
+        with self._lock:
+            if (held := self._open.pop(version, None)) is not None:
+                held[1].close()
             try:
-                database = self._env.open_db(_name(feature, version), transaction, create=False)
-            except lmdb.NotFoundError:
-                raise no_version(feature, version) from None
-            transaction.drop(database)
+                # Away in one step: nobody may open a half of it.
+                gone = (self.folder / version).rename(self.folder / f".filling-{uuid.uuid4().hex}")
+            except FileNotFoundError:
+                raise no_version(version) from None
+        shutil.rmtree(gone, ignore_errors=True)
 
-    def keys(self, feature: str, version: str) -> U64:
+    def keys(self, version: str, feature: str) -> U64:
         """See `VectorStore`."""
+        start = hash_text(feature).to_bytes(8, "big")
+        with self._lock, self._environment(version).begin() as transaction:
+            _width_of(transaction, version, feature)
+            packed = bytearray()
+            with transaction.cursor() as cursor:
+                if cursor.set_range(start):
+                    for name in cursor.iternext(keys=True, values=False):
+                        if name[:8] != start:
+                            break
+                        packed += name[8:16]
+        return np.frombuffer(bytes(packed), ">u8").astype(np.uint64)
+
+    def _is_whole(self, version: str) -> bool:
         try:
-            database = self._env.open_db(_name(feature, version), create=False)
-        except lmdb.NotFoundError:
-            raise no_version(feature, version) from None
-        with self._env.begin(database) as transaction, transaction.cursor() as cursor:
-            packed = b"".join(k for k in cursor.iternext(keys=True, values=False) if len(k) == 8)
-        return np.frombuffer(packed, ">u8").astype(np.uint64)
+            self._environment(version)
+        except DataError:
+            return False
+        return True
 
-    @staticmethod
-    def _databases(transaction: lmdb.Transaction) -> list[bytes]:
-        with transaction.cursor() as cursor:
-            return [bytes(n) for n in cursor.iternext(keys=True, values=False)]
+    def _stands(self, version: str) -> int | None:
+        """Number of the file that stands for a version now."""
+        try:
+            return (self.folder / version / _FILE).stat().st_ino
+        except FileNotFoundError:
+            return None
+
+    def _environment(self, version: str) -> lmdb.Environment:
+        with self._lock:
+            now, held = self._stands(version), self._open.get(version)
+            if held is not None:
+                if held[0] == now:
+                    return held[1]
+                held[1].close()
+                del self._open[version]
+            if now is None:
+                raise no_version(version)
+            env = _environment(self.folder / version, create=False)
+            self._open[version] = now, env
+            return env
 
 
-def _look_at(file: Path) -> None:
-    """LMDB writes two pages before anything else: a shorter file is none of its own."""
+def _environment(folder: Path, create: bool) -> lmdb.Environment:
+    """An environment, if its file is whole: reading beyond its end would kill the process."""
+    file, fix = folder / _FILE, "remove the directory: the next server that loads the version fills it again"
+    # LMDB writes two pages before anything else: a shorter file is none of its own.
     if file.is_file() and file.stat().st_size < 8192:
-        raise DataError("the file is truncated", where=str(file), fix="publish it again")
+        raise DataError("the file is truncated", where=str(file), fix=fix)
+    try:
+        env = lmdb.open(str(folder), map_size=_MAP, create=create)
+    except lmdb.Error as error:
+        raise DataError(f"cannot be opened: {error}", where=str(folder), fix=fix) from error
+    last = env.info()["last_pgno"]
+    if last > 1 and file.stat().st_size < (last + 1) * env.stat()["psize"]:
+        env.close()
+        raise DataError("the file is truncated", where=str(file), fix=fix)
+    return env
 
 
-def _name(feature: str, version: str) -> bytes:
-    return f"{feature}@{version}".encode()
+def _width_of(transaction: lmdb.Transaction, version: str, feature: str) -> int:
+    width = transaction.get(_width(feature))
+    if width is None:
+        raise no_version(version, feature)
+    return int(width)
 
 
-def _bytes(keys: U64) -> list[bytes]:
-    """Keys as big-endian bytes: LMDB keeps them in the order of the numbers."""
+def _width(feature: str) -> bytes:
+    return b"\0width of " + feature.encode() + b"\0" * 16  # longer than any key
+
+
+def _names(feature: str, keys: U64) -> list[bytes]:
+    """The feature's hash and the key, big-endian: LMDB keeps them in the order of the numbers."""
+    start = hash_text(feature).to_bytes(8, "big")
     packed = keys.astype(">u8").tobytes()
-    return [packed[i : i + 8] for i in range(0, len(packed), 8)]
+    return [start + packed[i : i + 8] for i in range(0, len(packed), 8)]
+
+
+def _single(vectors: Vectors) -> F32:
+    return vectors.astype(np.float32, copy=False)
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

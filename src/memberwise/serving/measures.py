@@ -48,6 +48,9 @@ class Measures:
         self.misses = counter(
             "store_misses", "Members and items that the version does not know.", ("entity",)
         )
+        self.vector_misses = counter(
+            "vector_misses", "Vectors that the store did not have; the version's own stood in.", ("feature",)
+        )
         self.fallbacks = counter("fallbacks", "Requests answered by a slower path, by reason.", ("reason",))
         self.events = counter("events", "Events stored.")
         self.refusals = counter("refused", "Requests refused because the server was busy.")

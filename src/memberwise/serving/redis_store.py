@@ -1,94 +1,161 @@
-"""A `VectorStore` in Redis: shared by machines, one round trip per call."""
+"""A `VectorStore` in Redis: shared by machines, one round trip per request."""
 
 from __future__ import annotations
 
-from typing import Any
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import numpy as np
 import redis
 
 from memberwise.data.hashing import U64
+from memberwise.data.timeline import ALWAYS, EmbeddingTimeline
 from memberwise.errors import DataError
-from memberwise.serving.stores import F32, Flags, no_version
+from memberwise.serving.stores import F32, LATEST, Flags, no_version, packed, unpacked
 
+T = TypeVar("T")
 _WIDTH = b"width"
+_PIECE = 10_000
+_ABANDONED = 3600
 
 
 class RedisStore:
-    """Hashes ``memberwise:FEATURE@VERSION`` with one field per entity.
+    """A hash ``memberwise:SPACE:VERSION:FEATURE`` with one field per entity.
 
     Parameters
     ----------
     url : str
         ``redis://host:port/db``.
+    space : str
+        Keeps projects in one database apart.
+    patience
+        Seconds that a request waits for an answer.
     """
 
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self._redis = redis.Redis.from_url(url)
+    def __init__(self, url: str, space: str = "vectors", patience: float = 0.25) -> None:
+        self._redis = redis.Redis.from_url(url, socket_timeout=patience, socket_connect_timeout=patience)
+        self._patient = redis.Redis.from_url(url, socket_timeout=60.0, socket_connect_timeout=5.0)
+        parts = urlsplit(url)
+        self.where = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        """Its address without a password."""
+        self._space = f"memberwise:{space}"
+        self._versions = f"{self._space}:versions"
 
-    def get_many(self, feature: str, version: str, keys: U64) -> tuple[F32, Flags]:
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._redis.close()
+        self._patient.close()
+
+    def fill(self, version: str, vectors: Mapping[str, EmbeddingTimeline]) -> bool:
+        """See `VectorStore`; written beside, then named in one transaction."""
+        return self._told("written", lambda: self._fill(version, vectors))
+
+    def _fill(self, version: str, vectors: Mapping[str, EmbeddingTimeline]) -> bool:
+        if self._patient.sismember(self._versions, version):
+            return False
+        spares = {feature: f"{self._space}:filling:{uuid.uuid4().hex}" for feature in vectors}
+        try:
+            for feature, timeline in vectors.items():
+                self._write(spares[feature], timeline.latest(), feature)
+            with self._patient.pipeline() as pipe:
+                while True:
+                    pipe.watch(self._versions)
+                    if pipe.sismember(self._versions, version):  # another process was faster
+                        return False
+                    pipe.multi()
+                    for feature, spare in spares.items():
+                        pipe.persist(spare)
+                        pipe.rename(spare, self._name(version, feature))
+                        pipe.sadd(self._features(version), feature)
+                    pipe.sadd(self._versions, version)
+                    try:
+                        pipe.execute()
+                        return True
+                    except redis.WatchError:
+                        continue
+        finally:
+            self._patient.unlink(*spares.values()) if spares else None
+
+    def _write(self, name: str, new: EmbeddingTimeline, feature: str) -> None:
+        fields = _bytes(new.keys)
+        values = packed(new.keys, new.cutoffs, new.vectors.astype(np.float32), new.dim, feature)
+        self._patient.hset(name, _WIDTH, str(new.dim))
+        self._patient.expire(name, _ABANDONED)  # should this process be killed
+        for first in range(0, len(fields), _PIECE):
+            part = slice(first, first + _PIECE)
+            mapping: dict[Any, Any] = dict(zip(fields[part], values[part], strict=True))
+            self._patient.hset(name, mapping=mapping)
+
+    def get_many(
+        self, version: str, asked: Mapping[str, U64], moment: int = LATEST
+    ) -> dict[str, tuple[F32, Flags]]:
         """See `VectorStore`."""
-        fields: list[Any] = [_WIDTH, *_bytes(keys)]
-        width, *found = self._ask("hmget", _name(feature, version), fields)
+        with self._redis.pipeline(transaction=False) as pipe:
+            for feature, keys in asked.items():
+                pipe.hmget(self._name(version, feature), [_WIDTH, *_bytes(keys)])
+            answers = self._told("read", pipe.execute)
+        out: dict[str, tuple[F32, Flags]] = {}
+        for feature, (width, *found) in zip(asked, answers, strict=True):
+            if width is None:
+                raise no_version(version, feature)
+            out[feature] = unpacked(found, int(width), moment)
+        return out
+
+    def put_many(self, version: str, feature: str, keys: U64, vectors: F32, since: int = ALWAYS) -> None:
+        """See `VectorStore`; one command."""
+        name = self._name(version, feature)
+        width = self._told("read", lambda: self._patient.hget(name, _WIDTH))
         if width is None:
-            raise no_version(feature, version)
-        there = np.fromiter((v is not None for v in found), np.bool_, len(found))
-        out: F32 = np.zeros((len(found), int(width)), np.float32)
-        if there.any():
-            packed = b"".join(v for v in found if v is not None)
-            out[there] = np.frombuffer(packed, np.float32).reshape(-1, int(width))
-        return out, there
+            raise no_version(version, feature)
+        values = packed(keys, since, vectors, int(width), feature)
+        mapping: dict[Any, Any] = dict(zip(_bytes(keys), values, strict=True))
+        if mapping:
+            self._told("written", lambda: self._patient.hset(name, mapping=mapping))
 
-    def put_many(self, feature: str, version: str, keys: U64, vectors: F32) -> None:
-        """See `VectorStore`; one transaction."""
-        rows = np.ascontiguousarray(vectors, np.float32)
-        values: dict[Any, Any] = {k: rows[i].tobytes() for i, k in enumerate(_bytes(keys))}
-        values[_WIDTH] = rows.shape[1]
+    def delete(self, feature: str, keys: U64) -> int:
+        """See `VectorStore`."""
+        fields, patient = _bytes(keys), self._patient
+        if not fields:
+            return 0
+        names = [self._name(version, feature) for version in self.versions()]
+        return self._told("written", lambda: sum(int(patient.hdel(n, *fields)) for n in names))
+
+    def versions(self) -> list[str]:
+        """See `VectorStore`."""
+        found: Any = self._told("read", lambda: self._patient.smembers(self._versions))
+        return sorted(name.decode() for name in found)
+
+    def drop(self, version: str) -> None:
+        """See `VectorStore`."""
+        features: Any = self._told("read", lambda: self._patient.smembers(self._features(version)))
+        with self._patient.pipeline(transaction=True) as pipe:
+            pipe.srem(self._versions, version)
+            pipe.unlink(self._features(version), *(self._name(version, f.decode()) for f in features))
+            known, _ = self._told("written", pipe.execute)
+        if not known:
+            raise no_version(version)
+
+    def keys(self, version: str, feature: str) -> U64:
+        """See `VectorStore`."""
+        found: Any = self._told("read", lambda: self._patient.hkeys(self._name(version, feature)))
+        if not found:
+            raise no_version(version, feature)
+        return np.sort(np.frombuffer(b"".join(k for k in found if k != _WIDTH), ">u8").astype(np.uint64))
+
+    def _told(self, done: str, work: Callable[[], T]) -> T:
+        """Do it; a fault of Redis names its address, without a password."""
         try:
-            with self._redis.pipeline(transaction=True) as pipe:
-                pipe.hset(_name(feature, version), mapping=values)
-                pipe.sadd("memberwise:names", _name(feature, version))
-                pipe.execute()
+            return work()
         except redis.RedisError as error:
-            raise DataError(f"cannot be written: {error}", where=self.url) from error
+            raise DataError(f"cannot be {done}: {error}", where=self.where) from error
 
-    def delete(self, keys: U64) -> int:
-        """See `VectorStore`."""
-        names = _bytes(keys)
-        return sum(int(self._ask("hdel", name, *names)) for name in self._names()) if names else 0
+    def _name(self, version: str, feature: str) -> str:
+        return f"{self._space}:{version}:{feature}"
 
-    def versions(self, feature: str) -> list[str]:
-        """See `VectorStore`."""
-        parts = [n.decode().removeprefix("memberwise:").rpartition("@") for n in self._names()]
-        return sorted(version for name, _, version in parts if name == feature)
-
-    def drop(self, feature: str, version: str) -> None:
-        """See `VectorStore`."""
-        name = _name(feature, version)
-        if not self._ask("delete", name):
-            raise no_version(feature, version)
-        self._ask("srem", "memberwise:names", name)
-
-    def keys(self, feature: str, version: str) -> U64:
-        """See `VectorStore`."""
-        packed = b"".join(k for k in self._ask("hkeys", _name(feature, version)) if len(k) == 8)
-        if not packed and version not in self.versions(feature):
-            raise no_version(feature, version)
-        return np.sort(np.frombuffer(packed, ">u8").astype(np.uint64))
-
-    def _names(self) -> list[bytes]:
-        return sorted(self._ask("smembers", "memberwise:names"))
-
-    def _ask(self, command: str, *arguments: Any) -> Any:
-        try:
-            return getattr(self._redis, command)(*arguments)
-        except redis.RedisError as error:
-            raise DataError(f"cannot be read: {error}", where=self.url) from error
-
-
-def _name(feature: str, version: str) -> bytes:
-    return f"memberwise:{feature}@{version}".encode()
+    def _features(self, version: str) -> str:
+        return f"{self._space}:{version}"
 
 
 def _bytes(keys: U64) -> list[bytes]:

@@ -10,11 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from memberwise.data.frame import Frame
+from memberwise.data.keys import row_keys
 from memberwise.ranking.policies import Ranking
 from memberwise.ranking.predict import sigmoid
 from memberwise.recommender import Recommender, request
 from memberwise.recommender.exploring import explore
 from memberwise.recommender.scoring import ranker_logits
+from memberwise.serving.vectors import VectorReader
 
 F32 = npt.NDArray[np.float32]
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -79,6 +81,8 @@ class GeneralScorer:
 
     def __init__(self, rec: Recommender) -> None:
         self.rec = rec
+        self.vectors: VectorReader | None = None
+        """Where the vectors of requests come from; None: from the version."""
 
     def look(
         self, member: str | int, candidates: Sequence[str], moment: int, context: Mapping[str, Any]
@@ -87,8 +91,12 @@ class GeneralScorer:
         rec, config = self.rec, self.rec.project.config
         items = request.candidates(candidates)
         rows = request.rows(config, member, items, moment, dict(context))
+        frame = Frame(rows, config, rec.pipeline.tables)
         with rec.pipeline.held():
-            arrays = rec.pipeline.batch_arrays(Frame(rows, config, rec.pipeline.tables))
+            arrays = rec.pipeline.batch_arrays(frame)
+        if self.vectors is not None:
+            keys = {v.name: row_keys(frame, v.by) for v in rec.pipeline.layout.vectors}
+            arrays |= self.vectors.read(keys, moment)
         return Looked(*ranker_logits(rec.ranker, rec.parts, arrays))
 
 

@@ -20,13 +20,14 @@ from memberwise.serving.probe import mistrust
 from memberwise.serving.scoring import (
     GeneralScorer,
     Looked,
-    Scorer,
     Scores,
     context_columns,
     finish,
     finish_exploring,
 )
 from memberwise.serving.settings import ServingSettings
+from memberwise.serving.stores import VectorStore
+from memberwise.serving.vectors import VectorReader
 
 log = logging.getLogger("memberwise.serving")
 F32 = npt.NDArray[np.float32]
@@ -54,7 +55,7 @@ class Served:
         config = rec.project.config
         self.tasks = config.task_names
         self.utilities = np.array([t.utility for t in config.tasks], np.float32)
-        self.general: Scorer = GeneralScorer(rec)
+        self.general = GeneralScorer(rec)
         self.fast = fast
         self.fallback: str | None = None
         """Why the last request took the slower path, if it did."""
@@ -64,6 +65,8 @@ class Served:
         """Members and items of the last request that the version does not know."""
         self.popular = popular(rec, settings.retrieve)
         """Candidates of members whom no part of the version can find some for."""
+        self.vectors: VectorReader | None = None
+        """Where the vectors of requests come from, if from a store."""
         self.last_scores = np.zeros((0, len(self.tasks)), np.float32)
         self._moment = (rec.pipeline.last_event or 0) + 1
 
@@ -107,6 +110,13 @@ class Served:
                 scores = finish(self.rec, looked)
         if not np.isfinite(scores.probabilities).all():
             raise DataError("the version answers with numbers that are not finite", where=self.version)
+
+    def read_from(self, store: VectorStore, version: str) -> None:
+        """Take the vectors of requests from a store from now on, those of this version by its name there."""
+        self.vectors = VectorReader(self.rec.pipeline.vectors, store, version)
+        self.general.vectors = self.vectors
+        if self.fast is not None:
+            self.fast.vectors = self.vectors
 
     def moment(self) -> int:
         """Now in microseconds: never back, and after every event that the version has seen."""
@@ -217,4 +227,3 @@ class Served:
                 raise Refused(
                     422, Problem(f"{task!r} is not a task", where, f"use some of: {', '.join(self.tasks)}")
                 )
-

@@ -28,6 +28,11 @@ class ServingSettings(Model):
         "auto", description="What multiplies: ONNX Runtime where the ranker allows it, or torch."
     )
     tables: Literal["float32", "int8"] = Field("float32", description="Numbers of the embedding tables.")
+    store: str = Field(
+        "memory",
+        description="Where vectors of requests come from: memory (the version), lmdb, or redis://HOST/DB.",
+        repr=False,  # it may hold a password
+    )
     max_body: int = Field(4_000_000, ge=1_000, description="Bytes of a request.")
     max_candidates: int = Field(10_000, ge=1)
     max_events: int = Field(10_000, ge=1, description="Events of one request.")

@@ -1,12 +1,13 @@
 """Vectors of entities by id and version: one protocol, and a snapshot in memory for the hot path.
 
-A store holds one packed value per entity, feature and version. Readers ask for a version by name: vectors
-never mix with those of another version's model, and a version that is being written is not seen before its
-last vector is there.
+A store holds one packed value per entity, feature and version. Readers ask for a version by its `pin`:
+vectors never mix with those of another version's model, and a version appears with all of its vectors at
+once. What is put in a version later is seen by the next request of every process that reads the store.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,56 +15,119 @@ import numpy as np
 import numpy.typing as npt
 
 from memberwise.data.hashing import U64, HashIndex
-from memberwise.data.timeline import EmbeddingTimeline
+from memberwise.data.timeline import ALWAYS, EmbeddingTimeline
 from memberwise.errors import DataError
-from memberwise.recommender import Recommender
 
 F32 = npt.NDArray[np.float32]
+I64 = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
+LATEST = np.iinfo(np.int64).max
 
 
 class VectorStore(Protocol):
     """A shared place for vectors. Keys are hashed ids (`memberwise.data.hashing`)."""
 
-    def get_many(self, feature: str, version: str, keys: U64) -> tuple[F32, Flags]:
-        """Vectors ``[n, d]`` and whether each is there; zero where it is not.
+    def fill(self, version: str, vectors: Mapping[str, EmbeddingTimeline]) -> bool:
+        """Make a version with the newest vectors of its features, whole; False where it is there already."""
+        ...
+
+    def get_many(
+        self, version: str, asked: Mapping[str, U64], moment: int = LATEST
+    ) -> dict[str, tuple[F32, Flags]]:
+        """Of each feature, vectors ``[n, d]`` and whether each is there (zero where not); one round trip.
+
+        A vector that may not be known at the moment yet is not there.
 
         Raises
         ------
         DataError
-            If the store does not hold this version, or is damaged.
+            If the store does not hold this version or feature, is damaged, or cannot be reached.
         """
         ...
 
-    def put_many(self, feature: str, version: str, keys: U64, vectors: F32) -> None:
-        """Write vectors of a version; those of the same keys are replaced, all of them or none."""
+    def put_many(self, version: str, feature: str, keys: U64, vectors: F32, since: int = ALWAYS) -> None:
+        """Write vectors into a version; those of the same keys are replaced, all of them or none.
+
+        Parameters
+        ----------
+        since
+            Moment (microseconds) from which on they may be known; default: at once.
+
+        Raises
+        ------
+        DataError
+            As `get_many`, and for vectors that are not finite or of another width.
+        """
         ...
 
-    def delete(self, keys: U64) -> int:
-        """Forget these keys in every feature and version; returns how many vectors went."""
+    def delete(self, feature: str, keys: U64) -> int:
+        """Forget these keys of a feature in every version; returns how many vectors went."""
         ...
 
-    def versions(self, feature: str) -> list[str]:
-        """Versions of a feature, sorted."""
+    def versions(self) -> list[str]:
+        """Sorted."""
         ...
 
-    def drop(self, feature: str, version: str) -> None:
+    def drop(self, version: str) -> None:
         """Remove a version."""
         ...
 
-    def keys(self, feature: str, version: str) -> U64:
-        """All keys of a version."""
+    def keys(self, version: str, feature: str) -> U64:
+        """All keys of a feature, sorted."""
+        ...
+
+    def close(self) -> None:
+        """Let go of files and connections."""
         ...
 
 
-def no_version(feature: str, version: str) -> DataError:
-    """The error of a version that is not there."""
-    return DataError(f"holds no version {version!r}", where=f"vectors of {feature}", fix="publish it first")
+def no_version(version: str, feature: str | None = None) -> DataError:
+    """The error of a version, or of a feature in it, that is not there."""
+    what = f"version {version!r}" if feature is None else f"feature {feature!r} in version {version!r}"
+    return DataError(
+        f"the store holds no {what}", fix="fill it first (a server does when it loads a version)"
+    )
+
+
+def packed(keys: U64, since: I64 | int, vectors: F32, width: int, feature: str) -> list[bytes]:
+    """One value per key: since when it may be known (int64), then its numbers (float32), little-endian.
+
+    Raises
+    ------
+    DataError
+        If the vectors have another width than the feature, or are not finite.
+    """
+    if vectors.shape != (len(keys), width):
+        raise DataError(
+            f"{len(keys)} keys and vectors of shape {vectors.shape}; the feature has width {width}",
+            where=f"vectors of {feature}",
+        )
+    if not np.isfinite(vectors).all():
+        raise DataError("a vector is not finite", where=f"vectors of {feature}")
+    rows = np.empty(len(keys), _value(width))
+    rows["since"], rows["vector"] = since, vectors
+    whole, size = rows.tobytes(), rows.itemsize
+    return [whole[i : i + size] for i in range(0, len(whole), size)]
+
+
+def unpacked(values: Sequence[bytes | None], width: int, moment: int) -> tuple[F32, Flags]:
+    """Vectors ``[n, width]`` of packed values, and which of them are there and known at a moment."""
+    out: F32 = np.zeros((len(values), width), np.float32)
+    there = np.fromiter((v is not None for v in values), np.bool_, len(values))
+    rows = np.frombuffer(b"".join(v for v in values if v is not None), _value(width))
+    known = rows["since"] <= moment
+    there[there] = known
+    out[there] = rows["vector"][known]
+    return out, there
+
+
+def _value(width: int) -> np.dtype[np.void]:
+    return np.dtype([("since", "<i8"), ("vector", "<f4", (width,))])
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All vectors of one version in memory: 0.05 ms for hundreds of look-ups.
+    """All vectors of one feature and version in memory: 0.05 ms for hundreds of look-ups.
 
     Attributes
     ----------
@@ -78,22 +142,16 @@ class Snapshot:
     vectors: F32
 
     @classmethod
-    def of(cls, store: VectorStore, feature: str, version: str) -> Snapshot:
+    def of(cls, store: VectorStore, version: str, feature: str) -> Snapshot:
         """A snapshot of a version of a store."""
-        keys = store.keys(feature, version)
-        vectors, there = store.get_many(feature, version, keys)
+        keys = store.keys(version, feature)
+        vectors, there = store.get_many(version, {feature: keys})[feature]
         if not there.all():
             raise DataError("a vector went while they were read", where=f"vectors of {feature}")
         return cls(version, HashIndex(keys), vectors)
 
-    @classmethod
-    def of_timeline(cls, timeline: EmbeddingTimeline) -> Snapshot:
-        """A snapshot of the newest vector of every key."""
-        latest = timeline.latest()
-        return cls(latest.version, HashIndex(latest.keys), latest.vectors.astype(np.float32, copy=False))
-
     def get_many(self, keys: U64) -> tuple[F32, Flags]:
-        """As `VectorStore.get_many`, of this version."""
+        """Vectors and whether each is there."""
         rows = self.index.find(keys)
         there = rows >= 0
         if not len(self.vectors):
@@ -101,28 +159,3 @@ class Snapshot:
         found = np.take(self.vectors, np.maximum(rows, 0), axis=0)
         found[~there] = 0.0
         return found, there
-
-
-def publish(rec: Recommender, store: VectorStore, version: str, keep: int = 2) -> list[str]:
-    """Write the newest vectors of a version's features to a store, for other services to read.
-
-    Parameters
-    ----------
-    rec, version
-        The version and its name.
-    store
-        Where to.
-    keep
-        Versions of each feature that stay; older ones go.
-
-    Returns
-    -------
-    list of str
-        The features.
-    """
-    for name, timeline in rec.pipeline.vectors.items():
-        latest = timeline.latest()
-        store.put_many(name, version, latest.keys, latest.vectors.astype(np.float32, copy=False))
-        for old in store.versions(name)[:-keep]:
-            store.drop(name, old)
-    return list(rec.pipeline.vectors)
