@@ -144,7 +144,9 @@ def test_arrays_for_parts_are_those_of_the_pipeline(path: Path) -> None:
     f = fast.features
     row = f.shared_row("m1", moment, CONTEXT)
     frame = f.candidates(hashed(items), row)
-    found = request_arrays(f, frame, f.read(f.plan.shared, row), f.read(f.plan.own, frame), f.history(row))
+    shared, own = f.read(f.plan.shared, row), f.read(f.plan.own, frame)
+    vectors = fast.vectors.read(shared.keys | own.keys, moment)
+    found = request_arrays(f, frame, shared, own, vectors, f.history(row))
     rec = general.rec
     rows = request.rows(rec.project.config, "m1", request.candidates(items), moment, dict(CONTEXT))
     with rec.pipeline.held():
