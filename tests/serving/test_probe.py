@@ -57,8 +57,8 @@ def numbers_shifted(fast: FastScorer, patch: pytest.MonkeyPatch) -> None:
     """Normalised numbers stand one column off."""
     plain = SideInputs.__call__
 
-    def shifted(self: SideInputs, found: Any, wide: Any) -> Any:
-        out, at, n = plain(self, found, wide), self._dense_at, self._transform.width
+    def shifted(self: SideInputs, *found: Any) -> Any:
+        out, at, n = plain(self, *found), self._dense_at, self._transform.width
         out[:, at : at + n] = np.roll(out[:, at : at + n], 1, axis=1)
         return out
 
