@@ -107,6 +107,8 @@ def test_from_fit_to_rollback(
     assert run(monkeypatch, "bundles", "rollback", project) == 0
     assert "000001" in capsys.readouterr().out
     assert os.readlink(runs / "bundles" / "current") == "000001"
+    assert run(monkeypatch, "bundles", "rollback", project, "000001") == 0
+    assert "current version already" in " ".join(capsys.readouterr().out.split())
 
 
 def test_rank_says_who_is_new_and_what_the_version_does_not_know(

@@ -158,7 +158,7 @@ def test_the_removal_cleans_every_version_file_and_log(
     pl.DataFrame({"m": [GONE, STAYS], "reason": ["?", "?"]}).write_parquet(project.output / "rejects.parquet")
     follower = project.output / "rejects.follow.jsonl"
     follower.write_text(
-        "".join(json.dumps({"reason": "late", "event": str({"m": m})}) + "\n" for m in (GONE, STAYS))
+        "".join(json.dumps({"reason": "late", "event": {"m": m}}) + "\n" for m in (GONE, STAYS))
     )
     done = remove(project, [GONE])
     assert (done.published, done.rewritten, done.removed) == ("000003", ["000001", "000002"], [])
@@ -175,7 +175,7 @@ def test_the_removal_cleans_every_version_file_and_log(
     assert not (project.output / "cache").exists()
     assert done.outside == [str(tmp_path / "log.parquet")]
     assert done.unknown == []
-    assert [json.loads(x)["event"] for x in follower.read_text().splitlines()] == [str({"m": STAYS})]
+    assert [json.loads(x)["event"] for x in follower.read_text().splitlines()] == [{"m": STAYS}]
     held = bundle.read_manifest(project.bundles / "000001").info["follow"]["held"]
     assert held == [{"m": STAYS, "i": "i1"}]
     assert len(done.traces) == 3

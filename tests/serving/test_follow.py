@@ -114,8 +114,48 @@ def test_what_cannot_be_used_is_kept_with_the_reason(
         "member id is missing": 1,
         "no event": 1,
     }
-    kept = (project.output / "rejects.follow.jsonl").read_bytes().splitlines()
+    kept = [
+        msgspec.json.decode(x) for x in (project.output / "rejects.follow.jsonl").read_bytes().splitlines()
+    ]
     assert len(kept) == 5
+    assert [k["event"] for k in kept if k["reason"].startswith("older")] == old
+    assert {"reason": "member id is missing", "event": bad} in kept
+
+
+def test_what_cannot_be_used_is_kept_once_however_often_a_follower_starts(
+    project: Project, inbox: Path, late: pl.DataFrame, gate: dict[str, list[str]]
+) -> None:
+    good = rows(late)
+    bad = {**good[0], "m": None}
+    write(inbox / "a.jsonl", [bad, bad, {**bad, "i": "i3"}])  # nothing to publish: the position stays
+
+    def kept() -> list[Any]:
+        file = project.output / "rejects.follow.jsonl"
+        return [msgspec.json.decode(line)["event"] for line in file.read_bytes().splitlines()]
+
+    def left_out() -> int:
+        return sum(Follower(project, Directory(inbox)).step().left_out.values())
+
+    assert [left_out(), left_out()] == [3, 0]
+    write(inbox / "a.jsonl", [bad, *good])  # the same mistake once more, and a version that is refused
+    gate["why"] = ["y: log-loss grows"]
+    assert [left_out(), left_out()] == [1, 0]
+    gate["why"] = []
+    assert left_out() == 0
+    assert bundle.current(project.bundles) == "000002"
+    assert kept() == [bad, bad, {**bad, "i": "i3"}, bad]
+    write(inbox / "a.jsonl", [bad])
+    assert [left_out(), left_out()] == [1, 0]
+    bundle.point(project.bundles, "000001")  # a rollback reads, and tells, all of it again
+    assert left_out() == 5
+
+
+def test_the_command_counts_what_it_left_out(project: Project, inbox: Path, late: pl.DataFrame) -> None:
+    path, good = write_project(project), rows(late)
+    write(inbox / "a.jsonl", [*good, {**good[0], "m": None}])
+    run = CliRunner().invoke(app, ["follow", str(path), "--once", "--settle", "0"])
+    assert run.exit_code == 0
+    assert "1 events left out: member id is missing" in " ".join(run.output.split())
 
 
 def test_young_events_wait_and_are_not_lost(project: Project, inbox: Path, late: pl.DataFrame) -> None:

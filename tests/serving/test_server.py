@@ -105,6 +105,7 @@ def test_numbers_beyond_float_count_as_missing(client: TestClient) -> None:
         (b'{"member": "m1", "candidates": ["i1"]}', 422, "tags"),
         (b'{"member": "", "candidates": ["i1"], "context": {"num": 1, "cat": "u", "tags": []}}', 422, "id"),
         (b'{"member": "m1", "items": ["i1"]}', 422, "unknown field `items`"),
+        (b'{"member": "m1", "candidate": ["i1"]}', 422, "did you mean 'candidates'? Known fields: member,"),
         (msgspec.json.encode(ask(candidates=["i1"] * 501)), 422, "at most 500"),
         (msgspec.json.encode(ask(at="2001-01-01T00:00:00Z")), 422, "older"),
         (msgspec.json.encode(ask(context=CONTEXT | {"num": [1, 2]})), 422, "2 values"),
@@ -116,6 +117,30 @@ def test_says_what_is_wrong(client: TestClient, body: bytes, status: int, words:
     answer = client.post("/rank", content=body)
     assert answer.status_code == status, answer.text
     assert words in answer.text
+
+
+def test_every_no_has_the_same_shape(client: TestClient) -> None:
+    """What is wrong, where, and what to do: for the body, the method, the path and the query."""
+    asked = [
+        ("POST", "/rank", ask(candidats=[]), 422, "candidats", "did you mean 'candidates'"),
+        ("POST", "/rank", ask(k="x"), 422, "k", "/docs"),
+        ("POST", "/rank", ask(utility={"y": "much"}), 422, "utility", "/docs"),
+        ("POST", "/rank", ask(candidates=["i1", [2]]), 422, "candidates[1]", "/docs"),
+        ("GET", "/rank", None, 405, "/rank", "use POST"),
+        ("DELETE", "/events", None, 405, "/events", "use POST"),
+        ("POST", "/health", None, 405, "/health", "use GET"),
+        ("GET", "/ranks", None, 404, "/ranks", "/docs"),
+        ("GET", "/items?" + "&".join(["id=i"] * 1001), None, 422, "query.id", "/docs"),
+    ]
+    for method, path, body, status, where, fix in asked:
+        answer = client.request(method, path, json=body)
+        assert answer.status_code == status, (method, path, answer.text)
+        said = answer.json()
+        assert set(said) == {"error", "where", "fix"}, (method, path)
+        assert where in said["where"]
+        assert fix in said["fix"]
+        if status == 405:
+            assert answer.headers["allow"] in said["fix"]
 
 
 def test_too_large_a_body_is_refused_unread(fitted: Project) -> None:

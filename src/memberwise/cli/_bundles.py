@@ -55,6 +55,9 @@ def bundles_rollback(
         version = bundle.read_manifest(bundle.resolve(directory)).parent
         if version is None:
             raise ConfigError("the current version has no parent", where=str(directory), fix="name a version")
+    if version == bundle.current(directory):
+        out.print(f"[bold]{version}[/] is the current version already: nothing changed")
+        return
     if version in {path.name for path in bundle.versions(directory)}:
         bundle.verify(directory / version)
         refuse_forgotten(loaded, directory / version)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -99,10 +100,15 @@ def follow(
         logs.to_json()
         follower.run(pause)
         return
-    while (done := follower.step()).version is not None:
+    left_out = Counter[str]()
+    while True:
+        done = follower.step()
+        left_out += done.left_out
+        if done.version is None:
+            break
         out.print(f"{done.counted:,} events -> [bold]{done.version}[/]")
-    for reason, count in done.left_out.items():
-        out.print(f"[yellow]{count:,} events left out[/]: {reason}")
+    for reason, count in left_out.items():
+        out.print(f"[yellow]{count:,} events left out[/]: {literal(reason)}")
     if done.refused is not None:
         out.print(f"[red]Refused[/]: {done.refused}. {done.held:,} events wait in the source.")
         raise typer.Exit(1)

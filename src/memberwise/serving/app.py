@@ -9,8 +9,10 @@ from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from starlette.exceptions import HTTPException
 
 from memberwise import __version__
 from memberwise.project import Project
@@ -174,6 +176,8 @@ def create_app(server: Server) -> FastAPI:
         description="Ranks items for a member with the current version of the project, and takes events.",
     )
     app.state.server = server
+    app.add_exception_handler(HTTPException, _no_route)
+    app.add_exception_handler(RequestValidationError, _no_query)
     _routes(app, server)
     _openapi(app, server.settings.token is not None)
     app.add_middleware(Guard, settings=server.settings, measures=server.measures, hot=server.answer)
@@ -182,6 +186,32 @@ def create_app(server: Server) -> FastAPI:
 
 def _json(content: Any, status: int = 200) -> Response:
     return Response(encode(content), status, media_type="application/json")
+
+
+async def _no_route(request: Request, error: Exception) -> Response:
+    """Paths and methods that there are not, in the shape of all other errors."""
+    assert isinstance(error, HTTPException)
+    what = (
+        f"there is no {request.method} {request.url.path}"
+        if error.status_code in (404, 405)
+        else error.detail
+    )
+    allowed = (error.headers or {}).get("Allow")
+    fix = f"use {allowed}" if allowed else "see /docs for the routes"
+    return Response(
+        encode(Problem(what, request.url.path, fix)),
+        error.status_code,
+        dict(error.headers or {}),
+        media_type="application/json",
+    )
+
+
+async def _no_query(request: Request, error: Exception) -> Response:
+    """Parameters of a path or query that cannot be."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return _json(Problem(str(first["msg"]), where, "see /docs for the parameters"), 422)
 
 
 _PROBLEMS = {

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import msgspec
 import numpy as np
 import polars as pl
 
@@ -30,6 +29,7 @@ from memberwise.project import Project
 from memberwise.recommender import Recommender
 from memberwise.serving.intake import table
 from memberwise.serving.journal import INBOX
+from memberwise.serving.leftovers import Leftovers
 from memberwise.serving.sources import Directory, Event, EventSource, Piece, Position
 
 log = logging.getLogger("memberwise.serving")
@@ -108,7 +108,7 @@ class Follower:
         self.limit, self.settle, self.clock = limit, settle, clock
         self.patience = 60.0
         """Seconds to wait for another update that is at work."""
-        self.rejects = project.output / "rejects.follow.jsonl"
+        self._leftovers = Leftovers(project.output)
         self._checker = EventChecker(project.config)
         self._rec: Recommender | None = None
         self._ahead: tuple[str | None, Position] = (None, {})
@@ -139,9 +139,8 @@ class Follower:
         done = Step()
         if not waiting and not piece.broken:
             return done
-        rejected = [("no event", line) for line in piece.broken]
+        rejected: list[tuple[str, Any]] = [("no event", line) for line in piece.broken]
         events, good, young = self._usable(rec, waiting, rejected)
-        done.left_out = Counter(r for r, _ in rejected)
         made = None
         # The same events would be refused again.
         if good and self._refused != (rec.version, len(good)):
@@ -154,9 +153,10 @@ class Follower:
             except GateError as error:
                 made, done.refused = None, str(error)
                 self._refused = (rec.version, len(good))
-        self._write(rejected)
+        done.left_out = self._leftovers.add(rec.version, rejected)
         if made is not None:
             self._rec, done.counted = made[0], len(good)
+            self._leftovers.settled(done.version)
             self.source.settled(piece.position)
         # Where nothing was published this is known here alone: after a crash it is read, and judged, again.
         held = young if made is not None else [*good, *young]
@@ -210,7 +210,7 @@ class Follower:
         return state if version == rec.version else position_of(self.project.bundles, rec.version)
 
     def _usable(
-        self, rec: Recommender, waiting: Sequence[Event], rejected: list[tuple[str, str]]
+        self, rec: Recommender, waiting: Sequence[Event], rejected: list[tuple[str, Any]]
     ) -> tuple[pl.DataFrame, list[Event], list[Event]]:
         """Events that count now, in time order, as a table and as they came, and those that are too young.
 
@@ -223,21 +223,13 @@ class Follower:
         last = rec.pipeline.last_event
         late = moment <= (NEVER if last is None else last)
         young = ~late & (moment > self.clock() - int(self.settle * 1e6))
-        rejected += [("older than what the version has seen", str(waiting[i])) for i in place[late]]
+        rejected += [("older than what the version has seen", waiting[i]) for i in place[late]]
         if (bad := rejects.table()) is not None:
             pairs = zip(bad["reason"], bad["source_row"], strict=True)
-            rejected += [(reason, str(waiting[int(row)])) for reason, row in pairs]
+            rejected += [(reason, waiting[int(row)]) for reason, row in pairs]
         good = np.flatnonzero(~late & ~young)
         order = place[good[np.argsort(moment[good], kind="stable")]]
         return raw[order], [waiting[i] for i in order], [waiting[i] for i in place[young]]
-
-    def _write(self, rejected: Sequence[tuple[str, str]]) -> None:
-        """Keep what could not be used, with the reason."""
-        if not rejected:
-            return
-        self.rejects.parent.mkdir(parents=True, exist_ok=True)
-        with self.rejects.open("ab") as file:
-            file.writelines(msgspec.json.encode({"reason": r, "event": e}) + b"\n" for r, e in rejected)
 
 
 def position_of(bundles: Path, version: str | None) -> Position:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -134,11 +136,24 @@ def _decode(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise Refused(422, Problem(str(error))) from error
+        raise Refused(422, _misfit(str(error))) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Refused(400, Problem(f"the body is not JSON: {error}")) from error
     except RecursionError as error:
         raise Refused(400, Problem("the body is nested too deeply")) from error
+
+
+def _misfit(said: str) -> Problem:
+    """What msgspec says of a value in the wrong place, with the place apart and what would fit."""
+    what, _, place = said.partition(" - at `")
+    where = place.rstrip("`").removeprefix("$").removeprefix(".") or None
+    unknown = re.search(r"unknown field `(.*)`", what)
+    if unknown is None:
+        return Problem(what, where, "see /docs for what the request may hold")
+    fields = RankRequest.__struct_fields__
+    near = difflib.get_close_matches(unknown[1], fields, 1)
+    guess = f"did you mean {near[0]!r}? " if near else ""
+    return Problem(what, where or unknown[1], f"{guess}Known fields: {', '.join(fields)}")
 
 
 def schemas() -> dict[str, Any]:
