@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from _meta_logs import DIM, FEATURE, Log
+from _meta_logs import DIM, Log
 from memberwise import metrics
 from memberwise.data.batch import Batch
 from memberwise.data.loader import Loader
@@ -66,7 +66,7 @@ def train_ranker(log: Log, seed: int, budget: Budget, *shown: str) -> tuple[Rank
     """A ranker that sees a view."""
     view = log.view(*shown)
     config = log.project.config
-    ranker = Ranker(log.layout, log.rows, {FEATURE: DIM}, config.ranker, seed=seed)
+    ranker = Ranker(log.layout, log.rows, {log.feature: DIM}, config.ranker, seed=seed)
 
     def loader(split: str, size: int, shuffle: bool) -> Loader:
         first, last = log.splits[split]
@@ -85,7 +85,7 @@ def train_ranker(log: Log, seed: int, budget: Budget, *shown: str) -> tuple[Rank
 def plain(log: Log, ranker: Ranker, view: Mapping[str, Any], split: str = "test") -> Probabilities:
     """Probabilities of a split with embeddings of zero."""
     first, last = log.splits[split]
-    rows = RankerRows(RankerBlock(ranker, FEATURE), view, log.columns)
+    rows = RankerRows(RankerBlock(ranker, log.feature), view, log.columns)
     parts = []
     with torch.inference_mode():
         for start in range(first, last, 8192):
@@ -108,7 +108,7 @@ def refreshed_ids(
     else:
         edges = first + np.append(np.unique(times // DAY, return_index=True)[1], last - first)
     model = copy.deepcopy(ranker)
-    rows = RankerRows(RankerBlock(model, FEATURE), view, log.columns)
+    rows = RankerRows(RankerBlock(model, log.feature), view, log.columns)
     field = next(f for f in log.layout.ids if f.name == "who")
     tables = [model.wide, model.embeddings[str(model.config.embedding_dim)]]
     optimiser = RowwiseAdagrad(tables, rate)  # type: ignore[arg-type]
@@ -175,7 +175,7 @@ def train_meta(
 ) -> Adapted:
     """LiMAML and its relatives, from a trained ranker on."""
     model = copy.deepcopy(ranker)
-    world = RankerBlock(model, FEATURE)
+    world = RankerBlock(model, log.feature)
     settings = {"steps": STEPS, "rate": 1.0} | inner
     block = MetaBlock(entity_dim(model, log.columns), HIDDEN, DIM, seed=seed)
     learner = MetaLearner(world, InnerLoop(block, InnerConfig(**settings)))
@@ -209,13 +209,14 @@ def served(log: Log, split: str, age: int = 0, support: int = SUPPORT, seed: int
     return tasks
 
 
-def adapted(log: Log, model: Adapted, age: int = 0) -> Probabilities:
-    """Probabilities of the test rows, each with the embedding that its member would have had."""
-    tasks = served(log, "test", age)
+def adapted(log: Log, model: Adapted, age: int = 0, split: str = "test") -> Probabilities:
+    """Probabilities of the rows of a split, each with the embedding that its entity would have had."""
+    first, last = log.splits[split]
+    tasks = served(log, split, age)
     z = generate(model.learner.inner, model.learner.world, model.rows, tasks)
     _, found = score(model.learner, model.rows, tasks, z)
-    out = np.empty(log.splits["test"][1] - log.splits["test"][0], np.float32)
-    out[tasks.rows("query")[0] - log.splits["test"][0]] = found[:, 0]
+    out = np.empty(last - first, np.float32)
+    out[tasks.rows("query")[0] - first] = found[:, 0]
     return out
 
 
@@ -283,3 +284,21 @@ def run_refreshed(log: Log, seed: int, budget: Budget) -> dict[str, Probabilitie
     }
     best = min(losses, key=lambda r: losses[r])
     return {"+ ids, refreshed": refreshed_ids(log, ranker, view, best, "test")}
+
+
+def run_pairs(log: Log, seed: int, budget: Budget, note: Callable[[str], None]) -> dict[str, Probabilities]:
+    """Models of pairs of one seed, and the log-loss on valid of the one that adapts."""
+    torch.manual_seed(seed)
+    ranker, view = train_ranker(log, seed, budget)
+    found = {
+        "ids": plain(log, *train_ranker(log, seed, budget, "ids", "pair ids")),
+        "counts": plain(log, *train_ranker(log, seed, budget, "aggregates", "history", "pair aggregates")),
+        "K = 0": adapted(log, train_meta(log, ranker, view, seed, budget, steps=0)),
+    }
+    model = train_meta(log, ranker, view, seed, budget)
+    found["LiMAML"] = adapted(log, model)
+    first, last = log.splits["valid"]
+    labels = np.asarray(log.arrays["labels"])[first:last, 0]
+    loss = metrics.log_loss(labels, adapted(log, model, split="valid"))
+    note(f"{log.feature} seed {seed}: log-loss on valid {loss:.5f}")
+    return found | {"valid": np.array([loss], np.float32)}

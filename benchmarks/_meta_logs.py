@@ -17,9 +17,9 @@ import polars as pl
 
 from _harness import ROOT
 from memberwise.data import datasets
-from memberwise.data.pipeline import key_column
+from memberwise.data.pipeline import FeaturePipeline, key_column
 from memberwise.data.vocabulary import FIRST, UNSEEN
-from memberwise.meta.config import MetaTask
+from memberwise.meta.config import MetaTask, task_name
 from memberwise.project import Project
 from memberwise.recommender.fitting import prepared_rows
 from memberwise.recommender.parts.meta_blocks import entity_columns
@@ -51,9 +51,15 @@ class Log:
     rows
         Rows of each embedding table.
     columns
+        What belongs to whose embedding is made, the meta features.
+    own
         What belongs to the member.
+    pair
+        Dense columns that belong to a pair alone, if embeddings of pairs are made.
     delay
         How often everything is refreshed.
+    feature
+        Name of the embedding.
     """
 
     name: str
@@ -64,11 +70,14 @@ class Log:
     columns: EntityColumns
     layout: Any
     delay: Any
+    own: EntityColumns
+    pair: tuple[int, ...] = ()
+    feature: str = FEATURE
 
     @property
     def keys(self) -> npt.NDArray[np.uint64]:
         """Member of each row."""
-        return np.asarray(self.arrays[key_column(FEATURE)])
+        return np.asarray(self.arrays[key_column(self.feature)])
 
     @property
     def times(self) -> npt.NDArray[np.int64]:
@@ -76,56 +85,93 @@ class Log:
         return np.asarray(self.arrays["time"])
 
     def view(self, *shown: str) -> Arrays:
-        """All rows without what is the member's own, except what is shown: ids, aggregates, history."""
+        """All rows without what is the member's own, except what is shown.
+
+        Parameters
+        ----------
+        *shown
+            Of ids, aggregates, history, pair ids, pair aggregates.
+        """
         found = dict(self.arrays)
-        if "ids" not in shown:
-            field = next(f for f in self.layout.ids if f.name == "who")
-            found["ids"] = found["ids"].copy()
-            found["ids"][:, field.start] = UNSEEN
-        if "aggregates" not in shown:
-            found["dense"] = found["dense"].copy()
-            found["dense"][:, list(self.columns.dense)] = 0.0
+        found["ids"], found["dense"] = found["ids"].copy(), found["dense"].copy()
+        for name, what in (("who", "ids"), ("pair", "pair ids")):
+            for field in (f for f in self.layout.ids if f.name == name and what not in shown):
+                found["ids"][:, field.start] = UNSEEN
+        for columns, what in ((self.own.dense, "aggregates"), (self.pair, "pair aggregates")):
+            if what not in shown:
+                found["dense"][:, list(columns)] = 0.0
         if "history" not in shown:
-            for name in self.columns.histories:
+            for name in self.own.histories:
                 for part in ("items", "actions"):
                     found[f"{name}.{part}"] = np.full_like(found[f"{name}.{part}"], -1)
         return found
 
 
-def load(name: str, quick: bool) -> Log:
-    """A log by name: movietweetings, movielens or completejourney."""
+def load(name: str, quick: bool, pair: str | None = None) -> Log:
+    """A log by name: movietweetings, movielens or completejourney.
+
+    Parameters
+    ----------
+    pair
+        A column: embeddings are made of member x column instead of members, and there are ids and counts of
+        these pairs.
+    """
     values = {
         "movietweetings": _movietweetings,
         "movielens": _movielens,
         "completejourney": _completejourney,
     }[name](quick)
     delay = values.pop("delay")
+    member = values["entities"]["member"]["id"]
+    task = MetaTask(by="member", dim=DIM)
+    if pair is not None:
+        task = MetaTask(by=[member, pair], dim=DIM)
+        values["features"].insert(1, {"column": member, "name": "pair", **MEMBER})
+        values["aggregates"].append({"by": [member, pair]})
     for feature in values["features"]:
         if feature["kind"] == "history":
             feature["delay"] = delay
     for aggregate in values["aggregates"]:
         aggregate["delay"] = delay
     values |= {
-        "name": f"{name}{'-quick' if quick else ''}",
+        "name": f"{name}{'-quick' if quick else ''}{'' if pair is None else f'-{pair}'}",
         "output": str(CACHE),
         "ranker": RANKER,
-        "meta": {"tasks": [{"by": "member", "dim": DIM}], "delay": delay},
+        "meta": {"tasks": [task.model_dump(mode="json")], "delay": delay},
     }
     project = Project.from_dict(values, CACHE)
     project.output.mkdir(parents=True, exist_ok=True)
     prepared = prepared_rows(project)
     pipeline, packed = prepared.pipeline, prepared.packed
     arrays = {k: np.asarray(a) for k, a in packed.arrays.items()}
-    arrays[FEATURE] = np.zeros((len(packed), DIM), np.float32)
-    columns = entity_columns(pipeline, MetaTask(by="member", dim=DIM))
+    arrays[task_name(task)] = np.zeros((len(packed), DIM), np.float32)
+    columns, own = (entity_columns(pipeline, t) for t in (task, MetaTask(by="member", dim=DIM)))
     rows = {n: v.rows for n, v in pipeline.vocabularies.items()}
     # Every member gets a row, those too that train has not seen: refreshed ids learn them when they come.
-    who = next(f for f in pipeline.layout.ids if f.name == "who")
-    members, place = np.unique(arrays["member"], return_inverse=True)
     arrays["ids"] = arrays["ids"].copy()
-    arrays["ids"][:, who.start] = FIRST + place
-    rows[who.table] = FIRST + len(members)
-    return Log(name, project, arrays, packed.splits, rows, columns, pipeline.layout, delay)
+    keys = {"who": arrays["member"], "pair": arrays[key_column(task_name(task))]}
+    for field in (f for f in pipeline.layout.ids if f.name in keys):
+        known, place = np.unique(keys[field.name], return_inverse=True)
+        arrays["ids"][:, field.start] = FIRST + place
+        rows[field.table] = FIRST + len(known)
+    counts = () if pair is None else _columns_of(pipeline, [member, pair])
+    return Log(
+        name, project, arrays, packed.splits, rows, columns, pipeline.layout, delay, own, counts,
+        task_name(task),
+    )  # fmt: skip
+
+
+def _columns_of(pipeline: FeaturePipeline, by: list[str]) -> tuple[int, ...]:
+    """Dense columns of the aggregates under a key."""
+    made = {
+        c
+        for spec, a in zip(pipeline.schema.aggregates, pipeline.aggregates, strict=True)
+        if list(spec.by) == by
+        for c in a.columns
+    }
+    names = [c.name for c in pipeline.layout.dense]
+    names += [c.name for c in pipeline.layout.dense if c.indicator]
+    return tuple(i for i, name in enumerate(names) if name in made)
 
 
 def _movietweetings(quick: bool) -> dict[str, Any]:

@@ -36,10 +36,16 @@ class World(nn.Module):
         return self.net(torch.cat([z, x], 1))
 
 
-def run(quick: bool) -> dict[int, dict[str, float]]:
-    """Log-losses by size of the support, on members that were not trained on."""
+def run(quick: bool, seed: int = 0) -> dict[int, dict[str, float]]:
+    """Log-losses by size of the support, on members that were not trained on.
+
+    Parameters
+    ----------
+    seed
+        Of the world and of the networks.
+    """
     members = 200 if quick else 3000
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     who = np.tile(np.arange(members), ROWS)
     u = SCALE * rng.normal(size=(members, 2))
     x = rng.normal(size=(len(who), 2))
@@ -51,9 +57,9 @@ def run(quick: bool) -> dict[int, dict[str, float]]:
     tasks = find_tasks(keys, times, times, support=ROWS)
     owner = who[tasks.order[tasks.query[:, 0]]]
     known = owner < members * 6 // 10
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     world = World()
-    inner = InnerLoop(MetaBlock(1, [], 8), InnerConfig(steps=5, clip_norm=10.0))
+    inner = InnerLoop(MetaBlock(1, [], 8, seed=seed), InnerConfig(steps=5, clip_norm=10.0))
     learner = MetaLearner(world, inner)
     folder = Path(tempfile.mkdtemp())
     settings = MetaTrainingConfig(
@@ -66,7 +72,7 @@ def run(quick: bool) -> dict[int, dict[str, float]]:
     )
     train, new = tasks.pick(known), tasks.pick(~known)
     valid = train.pick(np.arange(0, len(train), max(1, len(train) // 1000)))
-    MetaTrainer(learner, rows, train, valid, settings, dict(world.named_parameters()), folder).fit()
+    MetaTrainer(learner, rows, train, valid, settings, dict(world.named_parameters()), folder, seed).fit()
     shutil.rmtree(folder)
     found = {}
     rate = np.full(len(who), y[keys <= members * 6 // 10].mean())

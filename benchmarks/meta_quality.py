@@ -16,6 +16,9 @@ K = 0                     global, with a block from member aggregates and histor
 fine-tuned                the same block, which takes K steps at test; their size chosen on valid
 LiMAML, FOMAML, CAVIA     the block trained through its K steps: second order, first order, z alone
 + all, LiMAML             the member's aggregates and history in the ranker as well
+LiMAML, member x column   an embedding of each pair; on groceries, whose households buy the same again
++ pair ids, + pair counts  the rivals of that: wide and deep ids of member and pair; all aggregates, history,
+                          and those of the pair
 ========================  =================================================================================
 
 GAUC is compared between models whose member features are refreshed equally often, and so never with
@@ -30,6 +33,8 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,7 +48,7 @@ from _meta_logs import CACHE, RANKER, Log, load
 from memberwise import metrics
 
 LOGS = ("movietweetings", "movielens", "completejourney")
-SEEDS, DRAWS = 5, 1000
+SEEDS, DRAWS, WORLDS = 5, 1000, 5
 RECIPE = 5  # raise it when a model changes, so that older cells are computed again
 BUCKETS = ((0, 0), (1, 2), (3, 10), (11, 50), (51, 10**9))
 MODELS = (
@@ -54,14 +59,18 @@ SHOWN = "+ ids", "+ ids, refreshed", "+ aggregates, history", "K = 0", "LiMAML",
 """Models in the tables by bucket."""
 FRESH = MODELS[2:]
 """Models whose member features are refreshed equally often."""
-FEW = ("movietweetings", "movielens")
-"""Logs with members of few rows; in Complete Journey every household has had dozens."""
+PAIRS = {"completejourney": {"product_category": "category", "product_id": "product"}}
+"""Columns that members are paired with; valid chooses the one whose LiMAML the claims are about."""
 TARGETS = (
     *(Target(f"{k}: over ids, low", 0, f"{k}: LiMAML over wide-and-deep ids, AUC, low end") for k in LOGS),
-    *(Target(f"{k}: over ids at 1-10, low", 0, f"{k}: the same at supports of 1 to 10 rows") for k in FEW),
-    *(Target(f"{k}: at 0 over ids, high", 0, f"{k}: not worse at support 0, high end") for k in FEW),
-    Target("synthetic: gap closed at 20", 0.8, "latent tastes: share of the oracle's gap closed at 20 rows"),
-    Target("synthetic: gap closed at 0", -0.02, "latent tastes: no harm at support 0"),
+    *(Target(f"{k}: over ids at 1-10, low", 0, f"{k}: the same at supports of 1 to 10 rows") for k in LOGS),
+    *(Target(f"{k}: at 0 over ids, high", 0, f"{k}: not worse at support 0, high end") for k in LOGS),
+    Target(
+        "synthetic: gap closed at 20",
+        0.8,
+        "latent tastes: share of the oracle's gap closed at 20 rows, mean over worlds",
+    ),
+    Target("synthetic: gap closed at 0", -0.02, "latent tastes: no harm at support 0, mean over worlds"),
 )
 
 
@@ -77,7 +86,10 @@ def main() -> None:
         log = load(name, quick)
         cells = [cell(log, seed, quick) for seed in range(2 if quick else SEEDS)]
         scores = {m: np.stack([c[m] for c in cells]) for m in cells[0]}
-        compare(report, log, scores, 50 if quick else DRAWS)
+        of = Claim("LiMAML", sizes(log))
+        if name in PAIRS:
+            of = pairs(log, scores, quick)
+        compare(report, log, scores, of, 50 if quick else DRAWS)
     synthetic(report, quick)
     report.finish()
 
@@ -85,13 +97,57 @@ def main() -> None:
 def cell(log: Log, seed: int, quick: bool) -> dict[str, npt.NDArray[np.float32]]:
     """Scores of all models for one seed, from the cache if they are there."""
     budget = _meta_cells.Budget(2, 1, 1024) if quick else _meta_cells.Budget()
-    parts = [
-        RECIPE, log.name, len(log.keys), seed, vars(budget), RANKER, log.project.to_dict()["aggregates"],
-        _meta_cells.SUPPORT, _meta_cells.STEPS, _meta_cells.HIDDEN, torch.__version__,
-    ]  # fmt: skip
+    parts = _identity(log, seed, budget)
     found = _cached(log, seed, parts, lambda: _meta_cells.run(log, seed, budget, _say))
     refreshed = [*parts, "refreshed", _meta_cells.REFRESH_RATES]
     return found | _cached(log, seed, refreshed, lambda: _meta_cells.run_refreshed(log, seed, budget))
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The model that the claims about a log are about, and the support behind each test row.
+
+    Attributes
+    ----------
+    rivals
+        Further models to show beside it.
+    """
+
+    model: str
+    support: npt.NDArray[np.int64]
+    rivals: tuple[str, ...] = ()
+
+
+def pairs(log: Log, scores: dict[str, npt.NDArray[np.float32]], quick: bool) -> Claim:
+    """Add the models of pairs to the scores; the claims are about the pair that is best on valid."""
+    losses, claims = {}, {}
+    for column, short in PAIRS[log.name].items():
+        other = load(log.name, quick, column)
+        cells = [_pair_cell(other, column, seed, quick) for seed in range(2 if quick else SEEDS)]
+        name = f"member x {short}"
+        kinds = {
+            "ids": f"+ pair ids, {name}", "counts": f"+ pair counts, {name}", "K = 0": f"K = 0, {name}",
+            "LiMAML": f"LiMAML, {name}",
+        }  # fmt: skip
+        scores |= {full: np.stack([c[kind] for c in cells]) for kind, full in kinds.items()}
+        losses[column] = float(np.mean([c["valid"] for c in cells]))
+        rivals = tuple(full for kind, full in kinds.items() if kind != "LiMAML")
+        claims[column] = Claim(kinds["LiMAML"], sizes(other), rivals)
+        _say(f"{log.name}: {name}, log-loss on valid {losses[column]:.4f}")
+    return claims[min(losses, key=losses.__getitem__)]
+
+
+def _pair_cell(log: Log, column: str, seed: int, quick: bool) -> dict[str, npt.NDArray[np.float32]]:
+    budget = _meta_cells.Budget(2, 1, 1024) if quick else _meta_cells.Budget()
+    parts = [*_identity(log, seed, budget), "pairs", column]
+    return _cached(log, seed, parts, lambda: _meta_cells.run_pairs(log, seed, budget, _say))
+
+
+def _identity(log: Log, seed: int, budget: _meta_cells.Budget) -> list[Any]:
+    return [
+        RECIPE, log.name, len(log.keys), seed, vars(budget), RANKER, log.project.to_dict()["aggregates"],
+        _meta_cells.SUPPORT, _meta_cells.STEPS, _meta_cells.HIDDEN, torch.__version__,
+    ]  # fmt: skip
 
 
 def _say(text: str) -> None:
@@ -111,21 +167,29 @@ def _cached(log: Log, seed: int, parts: list[Any], compute: Any) -> dict[str, np
         return dict(saved)
 
 
-def compare(report: Report, log: Log, scores: dict[str, Any], draws: int) -> None:
+def compare(report: Report, log: Log, scores: dict[str, Any], of: Claim, draws: int) -> None:
     """The tables of one log."""
     first, last = log.splits["test"]
     labels, members = np.asarray(log.arrays["labels"])[first:last, 0], log.keys[first:last]
-    support = sizes(log)
     rows = []
-    for model in MODELS:
+    for model in (*MODELS, *(m for m in scores if " x " in m)):
         p = scores[model]
         each = [
             float(np.mean([f(labels, s) for s in p]))
             for f in (metrics.auc, metrics.log_loss, metrics.observed_over_expected)
         ]
-        gauc = _gauc(labels, p, members) if model in FRESH else float("nan")
+        gauc = _gauc(labels, p, members) if _fresh(model) else float("nan")
         gain = difference(labels, p, scores["+ ids"], members, draws)
-        rows.append((model, each[0], gauc, each[1], each[2], *(f"{v:+.4f}" for v in gain)))
+        rows.append(
+            (
+                model + (" *" if model == of.model else ""),
+                each[0],
+                gauc,
+                each[1],
+                each[2],
+                *(f"{v:+.4f}" for v in gain),
+            )
+        )
         report.measures[f"{log.name}: {model}, AUC"] = each[0]
         report.measures[f"{log.name}: {model}, log-loss"] = each[1]
     report.table(
@@ -134,21 +198,24 @@ def compare(report: Report, log: Log, scores: dict[str, Any], draws: int) -> Non
         ["model", "AUC", "GAUC", "log-loss", "O/E", "AUC over ids", "low", "high"],
         rows,
     )
-    gain = difference(labels, scores["LiMAML"], scores["+ ids"], members, draws)
+    ours, support = scores[of.model], of.support
+    gain = difference(labels, ours, scores["+ ids"], members, draws)
     report.measures[f"{log.name}: over ids"] = gain[0]
     report.measures[f"{log.name}: over ids, low"] = gain[1]
-    if log.name in FEW:
-        few = (support >= 1) & (support <= 10)
-        gain = difference(labels, scores["LiMAML"], scores["+ ids"], members, draws, few)
-        report.measures[f"{log.name}: over ids at 1-10, low"] = gain[1]
-        gain = difference(labels, scores["LiMAML"], scores["+ ids"], members, draws, support == 0)
-        report.measures[f"{log.name}: at 0 over ids, high"] = gain[2]
-    for other in ("+ ids, refreshed", "+ aggregates", "+ aggregates, history", "K = 0", "fine-tuned"):
-        gain = difference(labels, scores["LiMAML"], scores[other], members, draws)
-        report.measures |= {
-            f"{log.name}: over {other}{end}": v for end, v in zip(("", ", low", ", high"), gain, strict=True)
-        }
-    buckets(report, log, scores, labels, members, support, draws)
+    few = (support >= 1) & (support <= 10)
+    gain = difference(labels, ours, scores["+ ids"], members, draws, few)
+    report.measures[f"{log.name}: over ids at 1-10, low"] = gain[1]
+    gain = difference(labels, ours, scores["+ ids"], members, draws, support == 0)
+    report.measures[f"{log.name}: at 0 over ids, high"] = gain[2]
+    others = ("+ ids, refreshed", "+ aggregates", "+ aggregates, history", "K = 0", "fine-tuned")
+    for one, rivals in (("LiMAML", others), (of.model, of.rivals)):
+        for other in rivals:
+            gain = difference(labels, scores[one], scores[other], members, draws)
+            report.measures |= {
+                f"{log.name}: {one} over {other}{end}": v
+                for end, v in zip(("", ", low", ", high"), gain, strict=True)
+            }
+    buckets(report, log, scores, of, labels, members, draws)
     ages = [(0, "LiMAML"), *((a, f"LiMAML, {a} d older") for a in _meta_cells.AGES[1:])]
     both = metrics.auc, metrics.log_loss
     report.table(
@@ -159,23 +226,17 @@ def compare(report: Report, log: Log, scores: dict[str, Any], draws: int) -> Non
 
 
 def buckets(
-    report: Report, log: Log, scores: dict[str, Any], labels: Any, members: Any, support: Any, draws: int
+    report: Report, log: Log, scores: dict[str, Any], of: Claim, labels: Any, members: Any, draws: int
 ) -> None:
-    """AUC, GAUC, log-loss and calibration by the number of rows that a member has behind it."""
-    rows = []
+    """AUC, GAUC, log-loss and calibration by the number of rows that an entity has behind it."""
+    rows, support = [], of.support
+    models = (*SHOWN, *of.rivals, of.model) if of.rivals else SHOWN
     for low, high in BUCKETS:
         some = (support >= low) & (support <= high)
         if some.sum() < 30 or len(np.unique(labels[some])) < 2:
             continue
         name = f"{low}" if low == high else f"{low}-{high}" if high < 10**9 else f"{low}+"
-        for model in (
-            "+ ids",
-            "+ ids, refreshed",
-            "+ aggregates, history",
-            "K = 0",
-            "LiMAML",
-            "+ all, LiMAML",
-        ):
+        for model in models:
             p = scores[model][:, some]
             y = labels[some]
             gain = difference(labels, scores[model], scores["+ ids"], members, draws, some)
@@ -184,14 +245,14 @@ def buckets(
                     f"{name} ({some.sum():,} rows)" if model == "+ ids" else "",
                     model,
                     float(np.mean([metrics.auc(y, s) for s in p])),
-                    _gauc(y, p, members[some]) if model in FRESH else float("nan"),
+                    _gauc(y, p, members[some]) if _fresh(model) else float("nan"),
                     float(np.mean([metrics.log_loss(y, s) for s in p])),
                     float(np.mean([metrics.observed_over_expected(y, s) for s in p])),
                     f"{gain[0]:+.4f} [{gain[1]:+.4f}, {gain[2]:+.4f}]",
                 )
             )
     report.table(
-        f"{log.name}, by rows that the member has had",
+        f"{log.name}, by rows that the {'pair' if of.rivals else 'member'} has had",
         ["rows", "model", "AUC", "GAUC", "log-loss", "O/E", "AUC over ids"],
         rows,
     )
@@ -205,6 +266,11 @@ def difference(
         labels[some], ours[:, some], other[:, some], members[some], metrics=["auc"], draws=draws
     )["auc"]
     return found.value, found.low, found.high
+
+
+def _fresh(model: str) -> bool:
+    """Whether its member features are refreshed as often as those of the others."""
+    return model in FRESH or (" x " in model and not model.startswith("+ pair ids"))
 
 
 def _gauc(labels: Any, scores: Any, members: Any) -> float:
@@ -223,15 +289,41 @@ def sizes(log: Log) -> npt.NDArray[np.int64]:
 
 
 def synthetic(report: Report, quick: bool) -> None:
-    """Latent tastes."""
-    found = _meta_synthetic.run(quick)
-    for size in (0, 20):
-        report.measures[f"synthetic: gap closed at {size}"] = found[size]["closed"]
+    """Latent tastes, in worlds and networks of several seeds."""
+    worlds = [_synthetic_cell(seed, quick) for seed in range(2 if quick else WORLDS)]
+    rows = []
+    for size in worlds[0]:
+        found = {k: np.array([w[size][k] for w in worlds]) for k in worlds[0][size]}
+        closed = found["closed"]
+        spread = f"{closed.std(ddof=1):.3f} ({closed.min():.3f} to {closed.max():.3f})"
+        means = (float(found[k].mean()) for k in ("global", "ours", "oracle", "closed"))
+        rows.append((size, *means, spread, float(found["bayes"].mean())))
+        if size in (0, 20):
+            report.measures[f"synthetic: gap closed at {size}"] = float(closed.mean())
+            report.measures[f"synthetic: gap closed at {size}, worst world"] = float(closed.min())
     report.table(
-        "latent tastes of members never seen in training",
-        ["support", "global, log-loss", "LiMAML", "oracle", "gap closed", "Bayes rule, gap closed"],
-        [(n, f["global"], f["ours"], f["oracle"], f["closed"], f["bayes"]) for n, f in found.items()],
+        f"latent tastes of members never seen in training, {len(worlds)} worlds",
+        [
+            "support",
+            "global, log-loss",
+            "LiMAML",
+            "oracle",
+            "gap closed",
+            "sd (range)",
+            "Bayes rule, gap closed",
+        ],
+        rows,
     )
+
+
+def _synthetic_cell(seed: int, quick: bool) -> dict[int, dict[str, float]]:
+    code = hashlib.sha256(Path(_meta_synthetic.__file__).read_bytes()).hexdigest()[:16]
+    path = CACHE / "cells" / f"synthetic-{seed}-{'quick-' if quick else ''}{code}.json"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(_meta_synthetic.run(quick, seed)))
+        _say(f"latent tastes, world {seed}: {json.loads(path.read_text())['20']}")
+    return {int(k): v for k, v in json.loads(path.read_text()).items()}
 
 
 if __name__ == "__main__":

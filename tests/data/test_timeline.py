@@ -54,6 +54,23 @@ def test_the_latest_are_those_of_the_end_of_time(entries: list[tuple[int, int]])
     assert not len(timeline.without(keys))
 
 
+@given(st.lists(entry, unique=True, max_size=20), st.lists(entry, unique=True, max_size=20))
+def test_what_is_merged_takes_the_place_of_what_was_there(
+    old: list[tuple[int, int]], new: list[tuple[int, int]]
+):
+    timeline, more = made(old), made(new)
+    held = timeline.vectors.copy()
+    shuffled = np.random.default_rng(len(new)).permutation(len(new))
+    merged = timeline.merged(more.keys[shuffled], more.cutoffs[shuffled], -more.vectors[shuffled], "v2")
+    values = {e: [100.0 * e[0] + e[1], 1.0] for e in old}
+    values |= {e: [-100.0 * e[0] - e[1], -1.0] for e in new}
+    entries = list(zip(merged.keys.tolist(), merged.cutoffs.tolist(), strict=True))
+    assert entries == sorted(values)
+    assert merged.vectors.tolist() == [values[e] for e in entries]
+    assert merged.version == "v2"
+    np.testing.assert_array_equal(timeline.vectors, held)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_it_survives_its_file(dtype: Any, tmp_path: Path):
     one = made([(3, 4), (3, 1), (2, 9)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -119,7 +120,35 @@ def test_kept_supports_are_what_a_refresh_of_the_whole_log_would_read(log: Any, 
         ours = latest(kept.keys[name], kept.arrays["time"], wanted, 10**15, size)
         theirs = latest(whole, times, wanted, 10**15, size)
         np.testing.assert_array_equal(kept.arrays["row"][ours.rows("support")[0]], theirs.rows("support")[0])
+    assert sum(len(p) for p in kept.pieces[1:]) <= len(kept.pieces[0]) // 2
+    kept = Supports(kept.arrays, kept.keys, size)
     assert len(kept) <= newest(keys, size).sum() + newest(other, size).sum()
     gone = kept.without("member", np.uint64(1))
     assert not (gone.arrays["member"] == 1).any()
     assert len(gone) == (kept.arrays["member"] != 1).sum()
+
+
+@given(
+    logs(),
+    st.integers(1, 4),
+    st.lists(st.integers(0, 40), max_size=20).map(sorted),
+    st.sets(st.integers(1, 8)),
+)
+def test_rows_of_some_keys_are_those_of_a_search_by_hand(
+    log: Any, size: int, cuts: list[int], wanted: set[int]
+):
+    keys, times = log
+    arrays = {"time": times, "row": np.arange(len(keys))}
+    edges = [0, *(min(c, len(keys)) for c in cuts), len(keys)]
+    kept = Supports({k: a[:0] for k, a in arrays.items()}, {"a": keys[:0]}, size)
+    for first, last in pairwise(edges):
+        kept = kept.extended({k: a[first:last] for k, a in arrays.items()}, {"a": keys[first:last]})
+    kept = Supports.from_arrays(kept.to_arrays(), size)
+    found, own = kept.of("a", np.array(sorted(wanted), np.uint64))
+    assert (np.diff(found["row"]) > 0).all()
+    np.testing.assert_array_equal(own, keys[found["row"]])
+    assert set(own.tolist()) <= wanted
+    for key in wanted:
+        mine = found["row"][own == key]
+        by_hand = np.flatnonzero(keys == key)[-size:]
+        np.testing.assert_array_equal(mine[len(mine) - len(by_hand) :], by_hand)

@@ -192,7 +192,8 @@ def test_embeddings_of_other_weights_are_refused(rec: Recommender, late: pl.Data
     (tmp_path / "part").mkdir()
     meta(rec).write(tmp_path / "part")
     with pytest.warns(UserWarning, match="made by other weights"):
-        loaded.parts["meta"] = MetaPart.read(tmp_path / "part", meta(loaded).setting)
+        read = MetaPart.read(tmp_path / "part", meta(loaded).setting)
+    loaded.parts["meta"] = read.with_state(meta(rec).state())
     arrays = _arrays(loaded, late)
     block = meta(loaded).blocks[0]
     assert arrays[block.name].any()
@@ -204,6 +205,25 @@ def test_embeddings_of_other_weights_are_refused(rec: Recommender, late: pl.Data
     healed = meta(loaded.update(late))
     assert not healed.refused
     assert len(healed.blocks[0].timeline.latest()) >= len(np.unique(late["m"]))
+
+
+def test_an_update_writes_the_new_rows_behind_the_kept_ones(
+    rec: Recommender, late: pl.DataFrame, tmp_path: Path
+):
+    first = Recommender.load(rec.save(tmp_path / "bundles"))
+    at = first.save(tmp_path / "bundles")
+    few = late[:3]
+    newer = Recommender.load(at).update(few)
+    saved = newer.save(tmp_path / "bundles")
+    assert (saved / "state.safetensors").samefile(at / "state.safetensors")
+    assert not list((saved / "parts" / "meta").glob("supports*"))
+    again, kept = meta(Recommender.load(saved)).supports, meta(newer).supports
+    assert len(again.pieces) == len(kept.pieces) == 2
+    assert len(again.pieces[1]) == len(few)
+    for name, values in kept.arrays.items():
+        np.testing.assert_array_equal(again.arrays[name], values)
+    for name, keys in kept.keys.items():
+        np.testing.assert_array_equal(again.keys[name], keys)
 
 
 def test_a_forgotten_member_leaves_nothing(rec: Recommender, late: pl.DataFrame):

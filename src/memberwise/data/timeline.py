@@ -70,8 +70,9 @@ class EmbeddingTimeline:
             raise DataError("a vector is not finite", where=where, fix="drop the entity: it gets the default")
         if (self.keys == 0).any():
             raise DataError("an id is missing", where=where)
-        order = np.lexsort((self.cutoffs, self.keys))
-        if not np.array_equal(order, np.arange(len(order))):
+        same, later = self.keys[1:] == self.keys[:-1], self.cutoffs[1:] >= self.cutoffs[:-1]
+        if not ((self.keys[1:] > self.keys[:-1]) | (same & later)).all():
+            order = np.lexsort((self.cutoffs, self.keys))
             for name in ("keys", "cutoffs", "vectors"):
                 object.__setattr__(self, name, getattr(self, name)[order])
         if ((np.diff(self.keys) == 0) & (np.diff(self.cutoffs) == 0)).any():
@@ -113,6 +114,36 @@ class EmbeddingTimeline:
             np.concatenate([self.keys, keys]),
             np.concatenate([self.cutoffs, np.full(len(keys), cutoff, np.int64)]),
             np.concatenate([self.vectors, vectors.astype(self.vectors.dtype)]),
+        )
+
+    def merged(self, keys: U64, cutoffs: I64, vectors: Vectors, version: str) -> EmbeddingTimeline:
+        """With further entries; one for a key and moment that has one already takes its place.
+
+        Parameters
+        ----------
+        keys, cutoffs, vectors
+            No two of them for the same key and moment.
+        version
+            Of the outcome.
+        """
+        order = np.lexsort((cutoffs, keys))
+        keys, cutoffs, vectors = keys[order], cutoffs[order], vectors[order]
+        at = self.rows(keys, cutoffs)
+        there = at >= 0
+        there[there] = self.cutoffs[at[there]] == cutoffs[there]
+        known = self.vectors
+        if there.any():
+            known = known.copy()
+            known[at[there]] = vectors[there]
+        new = ~there
+        # Behind the last entry of the key that is older; before all of the key where there is none.
+        place = np.where(at >= 0, at + 1, np.searchsorted(self.keys, keys))[new]
+        return EmbeddingTimeline(
+            self.entity,
+            version,
+            np.insert(self.keys, place, keys[new]),
+            np.insert(self.cutoffs, place, cutoffs[new]),
+            np.insert(known, place, vectors[new], axis=0),
         )
 
     # -- look up ----------------------------------------------------------------------------------

@@ -3,7 +3,8 @@
 ======================= ===========================================================================
 ``project.json``        all settings, and where the project stood
 ``ranker.safetensors``  weights
-``state.safetensors``   vocabularies, numeric transforms, aggregates, histories, members and items seen
+``state.safetensors``   vocabularies, numeric transforms, aggregates, histories, members and items seen, and
+                        large arrays of what stands beside the ranker
 ``state-N.safetensors`` what has changed in them since, in order (`memberwise.data.segments`)
 ``entities/*.arrow``    the entity tables that features read
 ``vectors/*.arrow``     entity embeddings that are features, as of all moments
@@ -115,7 +116,8 @@ def _state(rec: Recommender) -> dict[str, Arrays]:
     parts = rec.pipeline.to_arrays() | {"seen": rec.seen.to_arrays()}
     if rec.negatives is not None:
         parts["negatives"] = rec.negatives.to_arrays()
-    return parts
+    beside = {f"parts/{name}": dict(part.state()) for name, part in rec.parts.items()}
+    return parts | {name: arrays for name, arrays in beside.items() if arrays}
 
 
 def _write_state(rec: Recommender, folder: Path, before: Stored | None) -> None:
@@ -201,7 +203,9 @@ def read(folder: Path) -> tuple[Any, ...]:
         raise BundleError(f"the weights do not fit the project: {error}", where=str(folder)) from error
     setting = Setting(project, pipeline, ranker)
     beside = {
-        kind.name: kind.read(folder / "parts" / kind.name, setting)
+        kind.name: kind.read(folder / "parts" / kind.name, setting).with_state(
+            parts.get(f"parts/{kind.name}", {})
+        )
         for kind in PARTS
         if (folder / "parts" / kind.name).is_dir()
     }

@@ -196,9 +196,17 @@ class Part(ABC):
         """The same part in a version whose ranker or features have changed without an update."""
         return self
 
+    def state(self) -> Mapping[str, npt.NDArray[Any]]:
+        """Large arrays of which an update changes little: saved with those of the features, as segments."""
+        return {}
+
+    def with_state(self, state: Arrays) -> Self:
+        """The part that was read, with what `state` gave when it was written."""
+        return self
+
     @abstractmethod
     def write(self, folder: Path) -> None:
-        """Write all that `read` needs; vectors that `vectors` returns are saved with the pipeline."""
+        """Write all that `read` needs but `state`; `vectors` are saved with the pipeline."""
 
     @classmethod
     @abstractmethod

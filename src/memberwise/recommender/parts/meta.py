@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import warnings
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from memberwise.data.arrays import load_arrays, save_arrays
 from memberwise.data.hashing import U64
 from memberwise.data.pipeline import key_column
 from memberwise.data.timeline import EmbeddingTimeline
@@ -119,7 +119,7 @@ class MetaPart(Part):
             made.append(fresh)
         keys = {b.name: np.asarray(arrays[key_column(b.name)]) for b in made}
         supports = Supports(_rows_only(arrays), keys, config.support)
-        supports.arrays = _with_vectors(supports.arrays, timelines)
+        supports = supports.mapped(lambda some: _with_vectors(some, timelines))
         return cls(config, setting, made, supports, version, log)
 
     def vectors(self) -> Mapping[str, EmbeddingTimeline]:
@@ -167,19 +167,19 @@ class MetaPart(Part):
             _rows_only(_without_last(increment.arrays, self.blocks)), setting.pipeline.vectors
         )
         keys = {b.name: np.asarray(increment.arrays[key_column(b.name)]) for b in self.blocks}
-        old = len(self.supports)
-        arrays = {k: np.concatenate([a, new[k]]) for k, a in self.supports.arrays.items()}
-        arrays |= {key_column(k): np.concatenate([self.supports.keys[k], v]) for k, v in keys.items()}
         blocks = []
         for b in self.blocks:
             if changed:
-                first, only, b = 0, None, b.empty(live)
+                old, own = self.supports.arrays, self.supports.keys[b.name]
+                first, b = 0, b.empty(live)
             else:
-                first, only = old, np.unique(keys[b.name])
+                touched = np.unique(keys[b.name])
+                old, own = self.supports.of(b.name, touched[touched != 0])
+                first = len(own)
+            arrays = {k: np.concatenate([a, new[k]]) for k, a in old.items()}
+            arrays[key_column(b.name)] = np.concatenate([own, keys[b.name]])
             rows = RankerRows(RankerBlock(setting.ranker, b.name), self._visible(arrays, b), b.columns)
-            blocks.append(
-                with_embeddings(b, self.config, rows, first=first, version=live, only=only, before=False)
-            )
+            blocks.append(with_embeddings(b, self.config, rows, first=first, version=live, before=False))
         supports = self.supports.extended(new, keys)
         return type(self)(self.config, setting, blocks, supports, live, self.log)
 
@@ -213,11 +213,22 @@ class MetaPart(Part):
 
     # -- on disk ----------------------------------------------------------------------------------
 
+    def state(self) -> Mapping[str, npt.NDArray[Any]]:
+        """The kept supports."""
+        return self.supports.to_arrays()
+
+    def with_state(self, state: Arrays) -> Self:
+        """With the supports that were kept."""
+        if not state:
+            raise BundleError("the kept rows of the meta embeddings are missing", where="state")
+        found = copy.copy(self)
+        found.supports = Supports.from_arrays(state, self.config.support)
+        return found
+
     def write(self, folder: Path) -> None:
-        """Blocks, step sizes, kept supports and the version; embeddings are saved with the pipeline."""
+        """Blocks, step sizes and the version; embeddings are saved with the pipeline."""
         for i, b in enumerate(self.blocks):
             save_tensors(folder / f"block{i}.safetensors", b.inner.state_dict(), {"name": b.name})
-        save_arrays(folder / "supports.safetensors", {"supports": self.supports.to_arrays()})
         (folder / "meta.json").write_text(json.dumps({"version": self.version, "log": self.log}))
 
     @classmethod
@@ -230,8 +241,6 @@ class MetaPart(Part):
             saved = json.loads((folder / "meta.json").read_text())
         except (OSError, ValueError) as error:
             raise BundleError(f"cannot be read: {error}", where=str(folder)) from error
-        state = load_arrays(folder / "supports.safetensors")["supports"]
-        supports = Supports.from_arrays(state, config.support)
         blocks = []
         for i, task in enumerate(config.tasks):
             columns = entity_columns(setting.pipeline, task)
@@ -243,7 +252,8 @@ class MetaPart(Part):
             except (RuntimeError, KeyError) as error:
                 raise BundleError(f"a block does not fit the project: {error}", where=str(folder)) from error
             blocks.append(Block(task, columns, inner, setting.pipeline.vectors[task_name(task)]))
-        return cls(config, setting, blocks, supports, saved["version"], saved["log"])
+        none = Supports({"time": np.zeros(0, np.int64)}, {}, config.support)
+        return cls(config, setting, blocks, none, saved["version"], saved["log"])
 
 
 def live_version(blocks: Sequence[Block], ranker: Ranker) -> str:

@@ -195,22 +195,5 @@ def with_embeddings(
     wanted = (tasks.support_sizes > 0) & (before | (last >= first))
     tasks, owner = tasks.pick(wanted), keys[last[wanted]]
     vectors = generate(block.inner, rows.block, rows, tasks)
-    old = block.timeline
     # A further refresh for a moment that has one already (the day is not over) takes its place.
-    stays = ~_pairs_in(old.keys, old.cutoffs, owner, tasks.cutoff)
-    timeline = EmbeddingTimeline(
-        old.entity,
-        version,
-        np.concatenate([old.keys[stays], owner]),
-        np.concatenate([old.cutoffs[stays], tasks.cutoff]),
-        np.concatenate([old.vectors[stays], vectors]),
-    )
-    return replace(block, timeline=timeline)
-
-
-def _pairs_in(keys: U64, moments: I64, others: U64, other_moments: I64) -> npt.NDArray[np.bool_]:
-    """Whether each (key, moment) is among the others."""
-    pair = np.dtype([("k", np.uint64), ("m", np.int64)])
-    one, other = np.empty(len(keys), pair), np.empty(len(others), pair)
-    one["k"], one["m"], other["k"], other["m"] = keys, moments, others, other_moments
-    return np.isin(one, other)
+    return replace(block, timeline=block.timeline.merged(owner, tasks.cutoff, vectors, version))
