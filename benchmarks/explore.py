@@ -6,12 +6,15 @@ ones. Thompson sampling, greedy and epsilon-greedy choose from one and the same 
 (`_explorers`); LinUCB and LinTS are mabwiser's, a regression per arm on the same profile of the household
 (`_bandit_peers`). Every policy's one setting is the best of three on a further world. The estimators
 compute from the arrays that obp 0.4.1 made of the Open Bandit sample: impressions of a uniform policy, by
-which the Bernoulli Thompson policy that also ran is judged.
+which the Bernoulli Thompson policy that also ran is judged. What that policy earned itself is an estimate
+too, of 42 to 69 clicks: both uncertainties go into the comparison. How often an interval holds the truth is
+asked of 1,000 simulated logs, where the truth is known.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import tempfile
 from functools import cache
 from importlib.metadata import version
@@ -24,7 +27,7 @@ import _bandit_peers
 import _bandit_world
 import _explorers
 from _harness import ROOT, Report, Target, Worker, quick_asked
-from memberwise.fresh.offpolicy import LoggedDecisions, evaluate
+from memberwise.fresh.offpolicy import FEW_REWARDS, LoggedDecisions, evaluate
 from memberwise.ranking import exploration, id_intercepts
 
 SEEDS, TUNING = range(10), (100,)
@@ -51,8 +54,12 @@ TARGETS = (
         for r in RIVALS
     ),
     Target("obp_difference", 1e-9, "IPS, SNIPS, DM, DR, SNDR equal obp's on its sample", at_most=True),
-    Target("obp_covered", 1.0, "the on-policy value lies in every 95 % interval (share of them)"),
+    Target("obp_agrees", 1.0, "no estimate differs from the on-policy rate beyond both intervals (share)"),
+    Target("coverage", 0.93, f"95 % intervals hold the truth, given {FEW_REWARDS} effective rewards (share)"),
 )
+LOGS, DECISIONS, ITEMS, RATE = 1_000, 10_000, 80, 0.0038
+"""Simulated logs, as large as one of the Open Bandit sample and with its number of items and click rate."""
+EDGES = (0, 10, FEW_REWARDS, 50, 10**9)
 
 
 @cache
@@ -142,7 +149,7 @@ def regret(report: Report, rounds: int, seeds: range) -> None:
 
 def open_bandit(report: Report, campaigns: tuple[str, ...], simulations: int, draws: int) -> None:
     """The estimators beside obp's on its own arrays."""
-    rows, apart, covered = [], 0.0, []
+    rows, apart, agree = [], 0.0, []
     with tempfile.TemporaryDirectory() as work:
         for campaign in campaigns:
             path = Path(work) / f"{campaign}.npz"
@@ -151,25 +158,76 @@ def open_bandit(report: Report, campaigns: tuple[str, ...], simulations: int, dr
                 log = LoggedDecisions(
                     *(data[k] for k in ("reward", "propensity", "target", "predicted", "expected"))
                 )
-                truth = float(data["truth"].mean())
+                truth, on_policy = float(data["truth"].mean()), len(data["truth"])
             found = evaluate(log, draws=draws)
+            clicks = stats.binomtest(round(truth * on_policy), on_policy).proportion_ci(method="wilson")
             for name, value in theirs["values"].items():
                 mine = found.estimates[name].value
                 apart = max(apart, abs(mine.value - value))
                 low, high = theirs["intervals"].get(name, (float("nan"), float("nan")))
                 if name != "dm":
-                    covered.append(mine.low <= truth <= mine.high)
+                    # The interval of a difference, from those of its parts (Zou and Donner, 2008).
+                    gap = mine.value - truth
+                    below = np.hypot(mine.value - mine.low, clicks.high - truth)
+                    above = np.hypot(mine.high - mine.value, truth - clicks.low)
+                    agree.append(gap - below <= 0 <= gap + above)
                 rows.append(
                     (f"{campaign}: {name}", value, mine.value, f"{low:.5f} to {high:.5f}",
                      f"{mine.low:.5f} to {mine.high:.5f}", truth)
                 )  # fmt: skip
             rows.append((f"{campaign}: effective", "", found.effective, "", f"of {found.decisions:,}", ""))
+            rows.append((f"{campaign}: effective clicks", "", found.effective_rewards, "", "", ""))
     report.table(
         "Bernoulli Thompson from the uniform log: click rate",
         ["estimator", "obp", "memberwise", "obp's 95 %", "memberwise's 95 %", "on policy"],
         rows,
     )
-    report.measures |= {"obp_difference": apart, "obp_covered": float(np.mean(covered))}
+    report.measures |= {"obp_difference": apart, "obp_agrees": float(np.mean(agree))}
+
+
+def simulated(report: Report, logs: int, draws: int) -> None:
+    """How often the intervals hold the truth, by the rewards that they rest on.
+
+    Uniform logs of items with click rates from a gamma distribution; the policies to judge prefer items more
+    or less strongly, and rates are those of the Open Bandit sample or up to ten times as high.
+    """
+    rng = np.random.default_rng(0)
+    names = ("ips", "snips", "dr", "sndr")
+    held, rewards = np.zeros((logs, len(names)), bool), np.empty(logs)
+    for i in range(logs):
+        rate = np.clip(rng.gamma(1.5, RATE / 1.5, ITEMS) * rng.choice([1.0, 3.0, 10.0]), 0, 1)
+        target = np.exp(rng.choice([0.4, 0.7, 1.0]) * (0.8 * np.log(rate) + 1.2 * rng.normal(size=ITEMS)))
+        target /= target.sum()
+        model = (rate + rate.mean()) / 2
+        item = rng.integers(0, ITEMS, DECISIONS)
+        log = LoggedDecisions(
+            (rng.random(DECISIONS) < rate[item]).astype(float),
+            np.full(DECISIONS, 1 / ITEMS),
+            target[item],
+            model[item],
+            np.full(DECISIONS, target @ model),
+        )
+        found = evaluate(log, draws=draws, seed=i)
+        rewards[i] = found.effective_rewards
+        for j, name in enumerate(names):
+            value = found.estimates[name].value
+            held[i, j] = value.low <= target @ rate <= value.high
+    rows = []
+    for low, high in itertools.pairwise(EDGES):
+        some = (rewards >= low) & (rewards < high)
+        if some.any():
+            bounds = f"{low} to {high}" if high < EDGES[-1] else f"{low} and more"
+            rows.append((bounds, f"{some.sum():,}", *held[some].mean(0)))
+    report.table(
+        f"{logs:,} simulated logs of {DECISIONS:,} decisions: how many 95 % intervals hold the truth",
+        ["effective rewards", "logs", *names],
+        rows,
+    )
+    enough = held[rewards >= FEW_REWARDS]
+    report.measures |= {
+        "coverage": float(enough.mean(0).min()),
+        "coverage_few": float(held[rewards < FEW_REWARDS].mean(0).min()),
+    }
 
 
 def main() -> None:
@@ -183,6 +241,7 @@ def main() -> None:
         report, CAMPAIGNS[1:2] if quick else CAMPAIGNS, 1_000 if quick else 50_000, 100 if quick else 1000
     )
     peers().close()
+    simulated(report, 60 if quick else LOGS, 100 if quick else 300)
     report.finish()
 
 

@@ -141,6 +141,19 @@ def test_a_policy_that_does_what_was_never_done_is_warned_about():
     assert any("mean weight" in w for w in evaluate(wrong, draws=100).warnings)
 
 
+def test_rare_rewards_are_warned_about_however_many_decisions_there_are():
+    n = 5_000
+    few, many = np.zeros(n), np.zeros(n)
+    few[:12], many[:60] = 1.0, 1.0
+
+    def found(reward):
+        return evaluate(LoggedDecisions(reward, np.full(n, 0.5), np.full(n, 0.5)), draws=50)
+
+    assert found(few).effective_rewards == pytest.approx(12)
+    assert any("12.0 effective rewards" in w for w in found(few).warnings)
+    assert found(many).warnings == []
+
+
 @pytest.mark.parametrize(
     ("change", "where"),
     [

@@ -23,6 +23,8 @@ Floats = npt.NDArray[np.float64]
 
 FEW = 30
 """Below so many effective decisions an estimate is a guess with a formula."""
+FEW_REWARDS = 20
+"""Below so many effective rewards intervals are too narrow (`benchmarks/explore.py`: 87 instead of 95 %)."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,9 @@ class OffPolicy:
         How many.
     effective : float
         Effective sample size ``(sum w)^2 / sum w^2``: decisions as good as so many of the target's own.
+    effective_rewards : float
+        The same of the rewards, ``(sum w |r|)^2 / sum (w r)^2``: where rewards are rare, these are what an
+        interval rests on.
     mean_weight : Interval
         Mean importance weight; far from 1, propensities are wrong, or the target policy takes actions
         which the logging policy never took.
@@ -145,6 +150,7 @@ class OffPolicy:
     mean_weight: Interval
     largest_weight: float
     clip: float | None = None
+    effective_rewards: float = float("inf")
 
     @property
     def warnings(self) -> list[str]:
@@ -154,6 +160,11 @@ class OffPolicy:
             found.append(
                 f"Only {self.effective:.1f} of {self.decisions:,} decisions are effective: the target policy "
                 "does what was hardly ever done. Log more exploration, or evaluate a policy nearer to it."
+            )
+        if self.effective_rewards < FEW_REWARDS:
+            found.append(
+                f"The estimate rests on {self.effective_rewards:.1f} effective rewards: the intervals are "
+                "narrower than they say. Log longer."
             )
         # Four standard errors: a true 1 leaves its 95 % interval once in twenty logs.
         if self.clip is None and abs(self.mean_weight.value - 1.0) > 4 * self.mean_weight.se:
@@ -255,6 +266,7 @@ def evaluate(
         mean_weight=interval(lambda s: s["w"] / s["n"]),
         largest_weight=float(w.max()),
         clip=clip,
+        effective_rewards=effective_size(w * np.abs(log.reward)),
     )
 
 
