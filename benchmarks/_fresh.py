@@ -107,10 +107,15 @@ class Log:
         """Another column of the rows."""
         return np.asarray(self.prepared.packed.arrays[name][first:last])
 
-    def cell(self, what: str, settings: Mapping[str, Any], make: Callable[[], Replay]) -> Replay:
-        """A replay: computed once, found again as long as data, settings and code are the same."""
-        code = [hashlib.sha256(Path(str(m.__file__)).read_bytes()).hexdigest() for m in _CODE]
-        key = _hash([self._identity, self.sample, what, dict(settings), code])
+    def cell(
+        self, what: str, settings: Mapping[str, Any], make: Callable[[], Replay], ours: bool = True
+    ) -> Replay:
+        """A replay: computed once, found again as long as data, settings and code are the same.
+
+        That of a rival (not `ours`) does not depend on the settings and the code of the ranker.
+        """
+        code = [hashlib.sha256(Path(str(m.__file__)).read_bytes()).hexdigest() for m in _CODE if ours]
+        key = _hash([self._identity[: 2 if ours else 1], self.sample, what, dict(settings), code])
         path = FOLDER / "cells" / f"{what}-{self.name}-{key}.npz"
         if not path.is_file():
             started = time.process_time()

@@ -201,11 +201,13 @@ def measure(log: Log, seeds: tuple[int, ...], slices: int, report: Report) -> No
         for s in seeds
     ]
     rivals = {
-        TREES: log.cell("trees", {}, lambda: trees(log)),
+        TREES: log.cell("trees", {}, lambda: trees(log), ours=False),
         ON_COUNTS: log.cell(
-            "logistic", {"on": "counts", "s": slices}, lambda: logistic(log, ON_COUNTS, slices)
+            "logistic", {"on": "counts", "s": slices}, lambda: logistic(log, ON_COUNTS, slices), ours=False
         ),
-        ON_IDS: log.cell("logistic", {"on": "ids", "s": slices}, lambda: logistic(log, ON_IDS, slices)),
+        ON_IDS: log.cell(
+            "logistic", {"on": "ids", "s": slices}, lambda: logistic(log, ON_IDS, slices), ours=False
+        ),
     }
     labels = log.labels(log.test_start, log.end)
     members = log.column("member", log.test_start, log.end)
