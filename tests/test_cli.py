@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+import typer
 import yaml
 
 from memberwise import cli
@@ -235,15 +237,39 @@ def test_using_a_version_before_there_is_one(
     assert "is not JSON" in capsys.readouterr().err
 
 
-COMMANDS = ["demo", "init", "doctor", "fit", "evaluate", "rank", "update", "schema", "bundles"]
+def commands() -> list[tuple[str, ...]]:
+    """Every command and subcommand, as a person types it."""
+    found: list[tuple[str, ...]] = []
+    for name, command in typer.main.get_command(cli.app).commands.items():  # type: ignore[attr-defined]
+        found += [(name, sub) for sub in getattr(command, "commands", {})] or [(name,)]
+    return found
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help(
-    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("command", commands(), ids=" ".join)
+def test_every_command_teaches(
+    command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(monkeypatch, command, "--help") == 0
-    assert len(capsys.readouterr().out.split()) > 25
+    monkeypatch.setenv("COLUMNS", "100")
+    assert run(monkeypatch, *command, "--help") == 0
+    said = capsys.readouterr().out
+    told = said.partition("─ Arguments")[0].partition("─ Options")[0]
+    assert len(told.split()) > 25, told
+    # Paragraphs flow to the width that there is: no line but the last of one is short.
+    lines = [line.strip() for line in told.splitlines()]
+    short = [a for a, b in pairwise(lines) if a and b and len(a.split()) < 4 and "memberwise" not in a]
+    assert not short, told
+
+
+def test_commands_are_listed_in_the_order_in_which_one_needs_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "--help") == 0
+    said = capsys.readouterr().out
+    names = [line.split()[1] for line in said.splitlines() if line.startswith("│ ") and line[2] != " "]
+    assert names[2:] == [
+        "demo", "init", "doctor", "fit", "tune", "evaluate", "rank", "update", "refresh", "replay",
+        "offpolicy", "serve", "follow", "compress", "forget", "schema", "graph", "bundles",
+    ]  # fmt: skip
 
 
 def test_the_schema_describes_every_setting(
@@ -252,6 +278,36 @@ def test_the_schema_describes_every_setting(
     assert run(monkeypatch, "schema") == 0
     schema = json.loads(capsys.readouterr().out)
     assert {"events", "tasks", "features", "aggregates", "ranker", "training"} <= set(schema["properties"])
+
+
+MISTAKES = [
+    (("init", "events.parquet", "--output", "/proc/nowhere/p.yaml"), "/proc/nowhere"),
+    (("demo", "--output", "events.parquet"), "events.parquet"),
+    (("evaluate", ".", "nothing.parquet"), "relative to the directory that you are in"),
+    (("follow", ".", "--source", "nothing", "--once"), "nothing: is not a directory"),
+    (("rank", ".", "--member", ""), "is not an id"),
+    (("rank", ".", "--member", "3", "--at", "2020-01-01"), "would see its future"),
+    (("bundles", "rollback", ".", "000009"), "known versions: 000001"),
+    (("offpolicy", "events.parquet"), "'reward', 'propensity', 'target' missing"),
+    (("graph", "densify", ".", "--output", "g", "--low", "95"), "--low"),
+]
+
+
+def test_a_mistake_ends_with_a_message_and_exit_code_2(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(project.parent)
+    assert run(monkeypatch, "fit", ".") == 0
+    for arguments, says in MISTAKES:
+        capsys.readouterr()
+        assert run(monkeypatch, *arguments) == 2, arguments
+        said = capsys.readouterr()
+        assert says in said.err, arguments
+        assert "Traceback" not in said.err
+    assert run(monkeypatch, "follow", ".", "--once") == 0
+    assert "Nothing new." in capsys.readouterr().out
+    assert run(monkeypatch, "rank", ".", "--member", "3", "--context", '{"zzz": 1}') == 0
+    assert "No feature reads 'zzz'" in capsys.readouterr().err
 
 
 def test_a_resumed_fit_says_where_it_goes_on(

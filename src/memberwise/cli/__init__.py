@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -12,7 +12,7 @@ from rich.console import Console
 from memberwise import __version__
 
 from memberwise.cli import _model, _fresh, _production, _graph, _bundles  # isort: skip
-from memberwise.cli._app import app, literal, out
+from memberwise.cli._app import INSIDE, app, literal, out
 from memberwise.errors import MemberwiseError
 
 __all__ = ["app", "main"]
@@ -26,10 +26,19 @@ def main() -> None:
     try:
         app()
     except MemberwiseError as error:
-        Console(stderr=True, highlight=False).print(
-            f"[bold red]Error[/] {literal(str(error))}", soft_wrap=True
-        )
-        sys.exit(2)
+        _fail(str(error))
+    except BrokenPipeError:  # whoever read the output has had enough, as in: memberwise rank ... | head
+        sys.stdout = None  # type: ignore[assignment]
+        sys.exit(141)
+    except OSError as error:
+        if error.filename is None or error.strerror is None:
+            raise
+        _fail(f"{error.filename}: {error.strerror}")
+
+
+def _fail(message: str) -> NoReturn:
+    Console(stderr=True, highlight=False).print(f"[bold red]Error[/] {literal(message)}", soft_wrap=True)
+    sys.exit(2)
 
 
 def _version(value: bool) -> None:
@@ -47,12 +56,13 @@ def _options(
     pass
 
 
-@app.command()
+@app.command(rich_help_panel=INSIDE)
 def schema() -> None:
     """Print the JSON Schema of project.yaml, for completion and checks in your editor.
 
     In VS Code, save it as project.schema.json and put this on the first line of project.yaml:
-    # yaml-language-server: $schema=project.schema.json
+
+        # yaml-language-server: $schema=project.schema.json
     """
     from memberwise.project import json_schema
 

@@ -15,13 +15,22 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="memberwise",
     help="Turn a log of who saw what and what they did into a ranker that is personal to every member.\n\n"
-    "Start with [bold]memberwise demo[/], then [bold]memberwise init your_events.parquet[/] on your own log.",
+    "Start with **memberwise demo**, then **memberwise init your_events.parquet** on your own log.",
     no_args_is_help=True,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     add_completion=False,
 )
 out = Console()
+
+START, FIT, FRESH, SERVE, INSIDE = (
+    "Begin",
+    "Fit, judge, rank",
+    "New events",
+    "In production",
+    "Look inside",
+)
+"""Headings under which ``--help`` lists the commands, in the order in which one needs them."""
 
 ProjectPath = Annotated[
     Path,

@@ -7,21 +7,25 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from memberwise.cli._app import ProjectPath, app, out
+from memberwise.cli._app import INSIDE, ProjectPath, app, out
 from memberwise.errors import ConfigError
 
 bundles = typer.Typer(help="List the saved versions of a project, or go back to one.", no_args_is_help=True)
-app.add_typer(bundles, name="bundles")
+app.add_typer(bundles, name="bundles", rich_help_panel=INSIDE)
 
 
 @bundles.command("list")
 def bundles_list(project: ProjectPath) -> None:
-    """List the versions, oldest first; the star marks the current one."""
+    """List the versions, oldest first; the star marks the current one.
+
+    A version says from which one it came, and up to which event it has seen the log. Files that did not
+    change are shared between versions and counted in each.
+    """
     from memberwise import bundle
     from memberwise.project import Project
 
     directory = Project.load(project).bundles
-    table = Table("", "version", "created", "from", "as of", "size")
+    table = Table("", "version", "created", "from", "events up to", "size")
     now = bundle.current(directory)
     for path in bundle.versions(directory):
         manifest = bundle.read_manifest(path)
@@ -29,12 +33,17 @@ def bundles_list(project: ProjectPath) -> None:
         table.add_row(
             "*" if path.name == now else "",
             path.name,
-            manifest.created,
+            _moment(manifest.created),
             manifest.parent or "",
-            str(manifest.info.get("as_of", "")),
-            f"{size / 1e6:.1f} MB",
+            _moment(str(manifest.info.get("as_of", ""))),
+            f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.0f} kB",
         )
     out.print(table)
+
+
+def _moment(iso: str) -> str:
+    """A time as people write it, to the minute, UTC."""
+    return iso[:16].replace("T", " ")
 
 
 @bundles.command("rollback")
@@ -44,7 +53,10 @@ def bundles_rollback(
         str | None, typer.Argument(help="Version to go back to; default: the parent of the current.")
     ] = None,
 ) -> None:
-    """Make an earlier version the current one. Nothing is deleted."""
+    """Make an earlier version the current one. Nothing is deleted.
+
+    A server swaps to it by itself. The next update starts from it.
+    """
     from memberwise import bundle
     from memberwise.project import Project
     from memberwise.recommender.removal import refuse_forgotten

@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from memberwise.cli._app import EventFiles, ProjectPath, app, literal, out
+from memberwise.cli._app import FRESH, EventFiles, ProjectPath, app, literal, out
 
 
-@app.command()
+@app.command(rich_help_panel=FRESH)
 def update(
     project: ProjectPath,
     events: EventFiles,
@@ -32,7 +32,13 @@ def update(
 
     Aggregates, histories, effects and the exploring head learn every time, the ranker every few updates. A
     gate compares the version before with the new one on events that neither has learned from, and refuses
-    what is clearly worse. Events must be newer than what the version has seen: each counts once.
+    what is clearly worse. Events must be newer than what the version has seen: each counts once, and the same
+    events given again do nothing.
+
+        memberwise update project.yaml events/2013-09-01.parquet
+        memberwise bundles rollback project.yaml
+
+    The second line goes back to the version before.
     """
     from memberwise.fresh import say
     from memberwise.fresh.update import update as run
@@ -45,7 +51,7 @@ def update(
     say.update(outcome, out)
 
 
-@app.command()
+@app.command(rich_help_panel=FRESH)
 def refresh(
     project: ProjectPath,
     events: EventFiles,
@@ -54,7 +60,7 @@ def refresh(
     """Refresh what moves by itself, and publish the result: the weights of the ranker and of all blocks stay.
 
     Meta embeddings are adapted anew for the entities with new events alone, graph embeddings near-line;
-    aggregates and histories move forward. The same as update --no-train, meant to run often.
+    aggregates, histories and effects move forward. The same as update --no-train, meant to run often.
     """
     from memberwise.fresh import say
     from memberwise.fresh.update import update as run
@@ -67,7 +73,7 @@ def refresh(
     say.update(outcome, out)
 
 
-@app.command()
+@app.command(rich_help_panel=FRESH)
 def replay(
     project: ProjectPath,
     slices: Annotated[int, typer.Option(min=2, help="Slices that the log after train is cut into.")] = 20,
@@ -81,8 +87,9 @@ def replay(
 ) -> None:
     """Walk the log after train forward, predict, score, then learn: what is each way of staying fresh worth?
 
-    Starts from the version that was fitted, before all updates. Writes curves of every arm through time,
-    and says how stale your model may get.
+    Starts from the version that was fitted, before all updates, and touches no version. Arms range from a
+    stale model to a full retrain before every slice. Writes curves of every arm through time, and says how
+    stale your model may get. --no-retrain leaves out the slowest arm.
     """
     from memberwise.fresh import say
     from memberwise.fresh.study import study
@@ -98,7 +105,7 @@ def replay(
     out.print(f"Report: [bold]{target}[/]", soft_wrap=True)
 
 
-@app.command()
+@app.command(rich_help_panel=FRESH)
 def offpolicy(
     log: Annotated[
         list[str], typer.Argument(metavar="LOG...", help="A row per decision: Parquet, CSV or Arrow.")

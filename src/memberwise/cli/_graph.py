@@ -9,11 +9,11 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from memberwise.cli._app import ProjectPath, app, out
+from memberwise.cli._app import INSIDE, ProjectPath, app, out
 from memberwise.errors import ConfigError
 
 graphs = typer.Typer(help="Work on the graph of a project's events.", no_args_is_help=True)
-app.add_typer(graphs, name="graph")
+app.add_typer(graphs, name="graph", rich_help_panel=INSIDE)
 
 
 @graphs.command("densify")
@@ -29,7 +29,9 @@ def graph_densify(
 ) -> None:
     """Write the graph with edges from cold nodes to hot ones that resemble them in content.
 
-    Content is what the vector features of an entity say. Open the result with HeteroGraph.open.
+    Content is what the vector features of an entity say. This is for looking, and for graphs used alone: a
+    project does the same before its encoder learns, with the key graph.densify. Open the result with
+    HeteroGraph.open.
     """
     from memberwise.graph.config import DensifyConfig
     from memberwise.graph.densify import densify

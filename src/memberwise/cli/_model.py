@@ -10,28 +10,32 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from memberwise.cli._app import ProjectPath, app, beside, literal, out, say_if_ahead
+from memberwise.cli._app import FIT, START, ProjectPath, app, beside, literal, out, say_if_ahead
 from memberwise.errors import ConfigError
 
 if TYPE_CHECKING:
     from memberwise.recommender import Recommender
 
 
-@app.command()
+@app.command(rich_help_panel=START)
 def demo(
     output: Annotated[Path, typer.Option(help="Directory for the results.")] = Path("runs/demo"),
 ) -> None:
-    """Fit, evaluate and rank on bundled real data, in minutes.
+    """Fit, evaluate, rank and update on bundled real data, in minutes.
 
-    Trains on 80,000 film ratings (MovieTweetings, 2013), compares with simple models on the last 10,000, and
-    ranks films for a member. Leaves metrics.json, report.html and bundles/ in the output directory.
+    Trains on 80,000 film ratings (MovieTweetings, 2013), compares with simple models on the last 10,000,
+    ranks films for a member, and lets a thousand new ratings make a new version. What it leaves in the output
+    directory is a project like your own will be: its data and its project.yaml, report.html, metrics.json and
+    the versions in bundles/. Every other command works on it:
+
+        memberwise rank runs/demo --member 17
     """
     from memberwise.demo import run
 
     run(output, out)
 
 
-@app.command()
+@app.command(rich_help_panel=START)
 def init(
     files: Annotated[
         list[str], typer.Argument(metavar="FILE...", help="The event log, and entity tables if any.")
@@ -52,7 +56,9 @@ def init(
 
     Finds the time, the members, the items and what could be a label; counts values and missing ones; and
     writes a project.yaml that can be fitted as it stands. Read it before you trust it. Say with the options
-    what it cannot guess from the names.
+    what it cannot guess from the names:
+
+        memberwise init events.parquet items.parquet --member user_id --label clicked
     """
     from memberwise.starter import propose
 
@@ -69,18 +75,20 @@ def init(
         request=request,
         labels=label or (),
     )
+    output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(proposal.yaml, encoding="utf-8")
     for note in proposal.notes:
         out.print(f"- {literal(note)}")
     out.print(f"\nWrote [bold]{output}[/]. Read it, then: [bold]memberwise doctor {output}[/]")
 
 
-@app.command()
+@app.command(rich_help_panel=START)
 def doctor(project: ProjectPath) -> None:
     """Check a project against its data before any training.
 
     Looks for what makes a ranker wrong without an error: columns that give the label away, time that is out
-    of order, ids that never return, duplicate rows, splits that differ. Exit code 1 if it finds an error.
+    of order, ids that never return, duplicate rows, splits that differ. Each finding names the line and the
+    key of the project file, and what to do. Exit code 1 if it finds an error.
     """
     from memberwise.doctor import examine
     from memberwise.project import Project
@@ -91,7 +99,7 @@ def doctor(project: ProjectPath) -> None:
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(rich_help_panel=FIT)
 def fit(
     project: ProjectPath,
     resume: Annotated[
@@ -103,8 +111,11 @@ def fit(
 ) -> None:
     """Train the ranker of a project and publish it as a new version.
 
-    The log is prepared once and found again as long as neither the schema nor the files change. Stop it as
-    you like, even with kill -9: --resume goes on from the last checkpoint and ends with the same numbers.
+    The log is sorted by time and cut into train, valid and test, in this order; what valid shows best is
+    kept, and test is left for memberwise evaluate. The log is prepared once and found again as long as
+    neither the schema nor the files change. Stop it as you like, even with kill -9: --resume goes on from the
+    last checkpoint and ends with the same numbers. Where the project has sections beside the ranker (graph,
+    meta, effects, exploration), the end says what each adds on valid.
     """
     from memberwise.fresh.reference import fit_info
     from memberwise.project import Project
@@ -143,7 +154,7 @@ def _say_rows(summary: dict[str, Any]) -> None:
         out.print(summary["negatives"])
 
 
-@app.command()
+@app.command(rich_help_panel=FIT)
 def tune(
     project: ProjectPath,
     trials: Annotated[int, typer.Option(min=1, help="How many in all, earlier runs included.")] = 40,
@@ -151,7 +162,8 @@ def tune(
     """Search better settings of the ranker and its training, and print what to paste into the project.
 
     Judged by training.metric on valid; the project as it stands is tried first. Trials that fall behind are
-    given up, and all are kept in a journal: stop it as you like, the same command goes on.
+    given up, and all are kept in a journal: stop it as you like, the same command goes on. Needs Optuna:
+    pip install 'memberwise[tune]'.
     """
     from memberwise.project import Project
     from memberwise.ranking.progress import ProgressBar
@@ -169,13 +181,15 @@ def tune(
         soft_wrap=True,
     )
     if found.settings:
-        out.print(f"Paste into [bold]{project}[/], in place of its ranker and training keys of that name:\n")
+        out.print(
+            f"Paste into [bold]{loaded.file}[/], in place of its ranker and training keys of that name:\n"
+        )
         print(found.snippet)
     else:
         out.print("The project as it stands is the best that was found.")
 
 
-@app.command()
+@app.command(rich_help_panel=FIT)
 def evaluate(
     project: ProjectPath,
     events: Annotated[
@@ -195,8 +209,14 @@ def evaluate(
 ) -> None:
     """Score labelled events with the current version and write the report.
 
+    Without events it judges the test split, the part of the project's log that no fit has learned from, and
+    compares with simple models. With events it judges those:
+
+        memberwise evaluate project.yaml events/2013-09-01.parquet
+
     Every row sees only its past, as old as the declared delays say. Intervals resample members; differences
-    to the simple models are paired.
+    to the simple models are paired. Where the version knows rows already, because it was trained on them or
+    an update has taught it what came later, that is said.
     """
     from memberwise.project import Project
     from memberwise.recommender import Recommender
@@ -217,7 +237,7 @@ def evaluate(
     out.print(f"Report: [bold]{target}[/]", soft_wrap=True)
 
 
-@app.command()
+@app.command(rich_help_panel=FIT)
 def rank(
     project: ProjectPath,
     member: Annotated[str, typer.Option(help="Id of the member.")],
@@ -239,11 +259,18 @@ def rank(
 ) -> None:
     """Order items for a member with the current version, best first.
 
+    The score is the sum of the tasks' probabilities times their utility. Columns that a request must say,
+    such as a device, go into --context; whoever is new is ranked as new members and items are:
+
+        memberwise rank project.yaml --member 17 --item 0816692 --item 1300854 --context '{"device": "phone"}'
+
     With --explore the order is a draw from the posterior of the last layer (section exploration of the
-    project). Log the propensity with what you show: memberwise offpolicy can then judge other policies.
+    project): the score is that of the draw, the probabilities are what is believed. Log the propensity with
+    what you show: memberwise offpolicy can then judge other policies.
     """
     from memberwise.project import Project
     from memberwise.recommender import Recommender
+    from memberwise.recommender.request import needed_columns
 
     try:
         values = json.loads(context)
@@ -257,6 +284,8 @@ def rank(
     rec = Recommender.load(loaded.bundles)
     ranked = rec.rank(member, item or None, k, at=at, context=values, explore=explore, seed=seed)
     say_if_ahead(loaded, rec)
+    if unread := sorted(set(values) - set(needed_columns(rec.project.config))):
+        beside(f"No feature reads {', '.join(map(repr, unread))} of --context.")
     _say_who_is_new(rec, member, item or [])
     if as_json:
         print("\n".join(json.dumps(found) for found in ranked.to_dicts()))

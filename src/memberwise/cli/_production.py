@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from memberwise.cli._app import ProjectPath, app, beside, literal, out
+from memberwise.cli._app import SERVE, ProjectPath, app, beside, literal, out
 
 if TYPE_CHECKING:
     from memberwise.project import Project
@@ -24,7 +24,7 @@ StoreAddress = Annotated[
 ]
 
 
-@app.command()
+@app.command(rich_help_panel=SERVE)
 def serve(
     project: ProjectPath,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
@@ -72,7 +72,7 @@ def serve(
     )
 
 
-@app.command()
+@app.command(rich_help_panel=SERVE)
 def follow(
     project: ProjectPath,
     source: Annotated[
@@ -88,7 +88,11 @@ def follow(
 ) -> None:
     """Let new versions see new events as they come, each event once.
 
-    Kill it when you like: where it stands is a part of the version that it publishes.
+    Reads what the server's POST /events has stored, or any directory or Redis stream; updates the current
+    version by the same policy and gate as memberwise update, and publishes. Kill it when you like: where it
+    stands is a part of the version that it publishes. With --once, exit code 1 if the gate refuses.
+
+        memberwise follow project.yaml --source events/
     """
     from memberwise.project import Project
     from memberwise.serving import logs
@@ -100,13 +104,16 @@ def follow(
         logs.to_json()
         follower.run(pause)
         return
-    left_out = Counter[str]()
+    counted, left_out = 0, Counter[str]()
     while True:
         done = follower.step()
         left_out += done.left_out
         if done.version is None:
             break
+        counted += done.counted
         out.print(f"{done.counted:,} events -> [bold]{done.version}[/]")
+    if not counted and not left_out and done.refused is None:
+        out.print("Nothing new.")
     for reason, count in left_out.items():
         out.print(f"[yellow]{count:,} events left out[/]: {literal(reason)}")
     if done.refused is not None:
@@ -114,7 +121,7 @@ def follow(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(rich_help_panel=SERVE)
 def compress(
     project: ProjectPath,
     report: Annotated[
@@ -146,11 +153,12 @@ def compress(
         table.add_row(c.name, *numbers, f"{change:+.5f}")
     out.print(table)
     target = report or loaded.output / "compress.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps([asdict(c) for c in choices], indent=1))
     out.print(f"Written: [bold]{target}[/]")
 
 
-@app.command()
+@app.command(rich_help_panel=SERVE)
 def forget(
     project: ProjectPath,
     member: Annotated[

@@ -77,7 +77,8 @@ def _expand_local(path: str | Path, base: Path | None) -> list[str]:
         return [str(full)]
     found = sorted(glob.glob(str(full), recursive=True))
     if not found:
-        raise DataError("no such file", where=str(full), fix="check the path; it is relative to the project")
+        start = "the project file" if base is not None else "the directory that you are in"
+        raise DataError("no such file", where=str(full), fix=f"check the path; it is relative to {start}")
     return found
 
 

@@ -57,7 +57,9 @@ def table(cut: Cut) -> Table:
     )  # fmt: skip
     for name, tasks in cut.differences.items():
         for task, gained in tasks.items():
-            cells = (text.interval(gained[metric], signed=True) for metric in ("auc", "log_loss"))
+            cells = [text.interval(gained[metric], signed=True) for metric in ("auc", "log_loss")]
+            if gained["log_loss"].value == gained["log_loss"].se == 0:
+                cells = ["nothing yet", "learns with updates"]
             found.add_row(text.literal(name.removeprefix(WITHOUT)), text.literal(task), *cells)
     return found
 

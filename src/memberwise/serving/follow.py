@@ -252,12 +252,16 @@ def source_of(project: Project, where: str | None) -> EventSource:
     Raises
     ------
     ConfigError
-        If the address names no stream, or Redis cannot be reached.
+        If the address is no directory, names no stream, or Redis cannot be reached.
     """
     if where is None:
         return Directory(project.output / INBOX)
     url = urlsplit(where)
     if url.scheme not in ("redis", "rediss", "unix"):
+        if not Path(where).is_dir():
+            raise ConfigError(
+                "is not a directory", where=where, fix="name the directory that events come into"
+            )
         return Directory(Path(where))
     stream = parse_qs(url.query).get("stream")
     if not stream:
