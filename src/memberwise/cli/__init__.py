@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import Annotated, NoReturn
 
@@ -28,7 +29,7 @@ def main() -> None:
     except MemberwiseError as error:
         _fail(str(error))
     except BrokenPipeError:  # whoever read the output has had enough, as in: memberwise rank ... | head
-        sys.stdout = None  # type: ignore[assignment]
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left to be flushed
         sys.exit(141)
     except OSError as error:
         if error.filename is None or error.strerror is None:
