@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from typing import Annotated, NoReturn
 
@@ -28,9 +27,6 @@ def main() -> None:
         app()
     except MemberwiseError as error:
         _fail(str(error))
-    except BrokenPipeError:  # whoever read the output has had enough, as in: memberwise rank ... | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left to be flushed
-        sys.exit(141)
     except OSError as error:
         if error.filename is None or error.strerror is None:
             raise
