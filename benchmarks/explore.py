@@ -77,7 +77,9 @@ def world(seed: int) -> _bandit_world.World:
 
 def cell(policy: str, setting: float, seed: int, rounds: int) -> np.ndarray:
     """Regret of every round of one run, from the cache or played now."""
-    code = [Path(m.__file__).read_bytes() for m in (_bandit_world, _explorers, exploration, id_intercepts)]
+    files = [Path(m.__file__) for m in (_bandit_world, _explorers, id_intercepts)]
+    files += sorted(Path(exploration.__file__).parent.glob("*.py"))
+    code = [path.read_bytes() for path in files]
     code = code if policy in OURS else [code[0], Path(_bandit_peers.__file__).read_bytes()]
     key = hashlib.sha256(repr((policy, setting, seed, rounds, BLOCK, code)).encode()).hexdigest()[:24]
     path = FOLDER / f"{key}.npy"

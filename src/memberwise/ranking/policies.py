@@ -15,8 +15,9 @@ from scipy.special import expit, ndtr
 from scipy.stats import multivariate_normal
 
 from memberwise.errors import ConfigError
-from memberwise.ranking.exploration import Floats, Spread
+from memberwise.ranking.exploration import Spread
 
+Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 EXACT_UP_TO = 3
