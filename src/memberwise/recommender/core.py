@@ -440,19 +440,32 @@ class Recommender:
         for part in found.values():
             for feature, vectors in part.vectors().items():
                 observed.pipeline.attach(feature, vectors)
-        newer = Recommender(
-            self.project,
-            ranker,
-            observed.pipeline,
-            self.seen,
-            observed.negatives,
-            self.summary,
-            self.log,
-            self.fit_seconds,
-            {**self.parts, **found},
+        return self.but(
+            ranker=ranker,
+            pipeline=observed.pipeline,
+            negatives=observed.negatives,
+            parts={**self.parts, **found},
         )
-        newer.version, newer.stored = self.version, self.stored
-        return newer
+
+    def but(self, **changes: Any) -> Recommender:
+        """A version like this one but for some of the constructor's arguments; of the same files."""
+        kept = {
+            name: getattr(self, name)
+            for name in (
+                "project",
+                "ranker",
+                "pipeline",
+                "seen",
+                "negatives",
+                "summary",
+                "log",
+                "fit_seconds",
+                "parts",
+            )
+        }
+        other = Recommender(**(kept | changes))
+        other.version, other.stored = self.version, self.stored
+        return other
 
 
 def _when(us: int) -> str:

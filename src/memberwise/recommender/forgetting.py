@@ -52,19 +52,8 @@ def forget(rec: Recommender, members: U64, events: pl.DataFrame | None = None) -
     arrays = rec.seen.to_arrays()
     kept = ~np.isin(np.asarray(arrays["member.ids"], np.uint64), members)
     seen = Seen({**arrays, **{k: arrays[k][kept] for k in ("member.ids", "member.rows")}})
-    newer = Recommender(
-        rec.project,
-        ranker,
-        pipeline,
-        seen,
-        rec.negatives,
-        rec.summary,
-        rec.log,
-        rec.fit_seconds,
-        parts,
-    )
-    # Files must be written whole: a segment behind the old state would leave that state on disk.
-    newer.version, newer.stored = rec.version, None
+    newer = rec.but(ranker=ranker, pipeline=pipeline, seen=seen, parts=parts)
+    newer.stored = None  # files must be written whole: a segment would leave the old state on disk behind it
     return newer
 
 
