@@ -1,10 +1,11 @@
-"""An update in a process of its own, which dies by kill -9 at a chosen moment."""
+"""An update, or a removal, in a process of its own, which dies by kill -9 at a chosen moment."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 
 from memberwise.fresh.update import update
@@ -19,7 +20,29 @@ def update_and_die(
 
     An audit event comes before the deed. Without a moment, say how many there were.
     """
-    loaded, count = Project.load(project), 0
+    loaded = Project.load(project)
+    touches = die_at(where, moment)
+    update(loaded, events, train=True)
+    link.send(touches())
+
+
+def forget_and_die(
+    project: str, member: str, where: tuple[str, ...], moment: int | None, link: Connection
+) -> None:
+    """The same of ``memberwise forget``."""
+    from typer.testing import CliRunner
+
+    from memberwise.cli import app
+
+    touches = die_at(where, moment)
+    done = CliRunner().invoke(app, ["forget", project, "--member", member])
+    assert done.exit_code == 0, (done.output, done.exception)
+    link.send(touches())
+
+
+def die_at(where: tuple[str, ...], moment: int | None) -> Callable[[], int]:
+    """Kill this process at an audit event that names a path with one of `where` in it; returns a count."""
+    count = 0
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:
         nonlocal count
@@ -32,5 +55,4 @@ def update_and_die(
             os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(hook)
-    update(loaded, events, train=True)
-    link.send(count)
+    return lambda: count

@@ -89,13 +89,14 @@ def _rejected(path: Path, column: str, members: U64) -> list[int]:
     if not path.is_file():
         return []
     rows = pl.read_parquet(path)
-    if column not in rows.columns:
-        rows.clear().write_parquet(path)
-        return []
-    hashed = hash_values(rows[column].cast(pl.String))
+    known = column in rows.columns
+    hashed = hash_values(rows[column].cast(pl.String)) if known else np.zeros(0, np.uint64)
     there = np.isin(hashed, members)
-    if there.any():
-        rows.filter(pl.Series(~there)).write_parquet(path)
+    if there.any() or not known:
+        # Whole or not at all: a half would keep every later call from reading it.
+        spare = path.with_name(f".{path.name}.forget")
+        (rows.filter(pl.Series(~there)) if known else rows.clear()).write_parquet(spare)
+        spare.replace(path)
     return [int(h) for h in hashed[there]]
 
 
