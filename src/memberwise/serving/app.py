@@ -90,6 +90,7 @@ class Server:
     def _note(self, served: Served) -> None:
         probabilities = served.last_scores
         self.measures.candidates.inc(len(probabilities))
+        self.measures.score_cpu.inc(served.cpu)
         if served.fallback is not None:
             self.measures.fallbacks.labels(served.fallback).inc()
         for entity, count in served.misses.items():

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+import os
 import time
-import uuid
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
@@ -86,7 +86,7 @@ class Guard:
             self.measures.refusals.inc()
         if log.isEnabledFor(logging.INFO):
             fields = {
-                "request": uuid.uuid4().hex[:12],
+                "request": os.urandom(6).hex(),
                 "method": scope["method"],
                 "route": route,
                 "status": status,

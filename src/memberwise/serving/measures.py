@@ -44,6 +44,7 @@ class Measures:
             buckets=_SECONDS,
             registry=registry,
         )
+        self.score_cpu = counter("score_cpu_seconds", "CPU time from ids to probabilities.")
         self.candidates = counter("candidates", "Candidates scored.")
         self.misses = counter(
             "store_misses", "Members and items that the version does not know.", ("entity",)
@@ -91,7 +92,7 @@ class Drift:
         self._collected = 0
         self._edges: npt.NDArray[np.float64] | None = None
         self._p = self._q = np.zeros((tasks, _BINS))
-        self._now = np.zeros((tasks, _BINS))
+        self._waiting: list[npt.NDArray[np.float32]] = []
         self._counted = 0
 
     def add(self, scores: npt.NDArray[np.float32]) -> bool:
@@ -106,11 +107,12 @@ class Drift:
             self._edges = np.quantile(whole.astype(np.float64), np.linspace(0, 1, _BINS + 1)[1:-1], axis=0).T
             self._p = self._count(whole)
             return False
-        self._now += self._count(scores)
+        self._waiting.append(scores)
         self._counted += len(scores)
         if self._counted < self.window:
             return False
-        self._q, self._now, self._counted = self._now, np.zeros_like(self._now), 0
+        self._q = self._count(np.concatenate(self._waiting))
+        self._waiting, self._counted = [], 0
         return True
 
     @property

@@ -63,6 +63,8 @@ class Served:
         """Why no request takes the hot path, if none does."""
         self.misses: dict[str, int] = {}
         """Members and items of the last request that the version does not know."""
+        self.cpu = 0.0
+        """Seconds of CPU from ids to probabilities of the last request."""
         self.popular = popular(rec, settings.retrieve)
         """Candidates of members whom no part of the version can find some for."""
         self.vectors: VectorReader | None = None
@@ -135,10 +137,12 @@ class Served:
         tasks = self._tasks(ask.tasks)
         weights = self._weights(ask.utility)
         moment = self.moment() if ask.at is None else to_micros(ask.at)
+        started = time.thread_time()
         try:
             candidates, retrieved = self._candidates(ask, moment)
             looked = self._look(ask, candidates, moment)
             scores = finish(self.rec, looked, ask.explain)
+            self.cpu = time.thread_time() - started
             if ask.explore:
                 utilities = weights.astype(np.float64)
                 ranking, believed = finish_exploring(self.rec, looked, ask.k, utilities)
