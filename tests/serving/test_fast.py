@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,16 @@ from memberwise.recommender import Recommender
 from memberwise.schema import DAY, HOUR
 from memberwise.serving.core import DenseCore
 from memberwise.serving.dense import DenseTransform
-from memberwise.serving.engine import OnnxEngine, TorchEngine, example, export
+from memberwise.serving.engine import (
+    CompiledEngine,
+    Engine,
+    OnnxEngine,
+    TorchEngine,
+    compile_core,
+    example,
+    export,
+    exported,
+)
 from memberwise.serving.fast import FastScorer
 from memberwise.serving.plan import make_plan
 from memberwise.serving.probe import mistrust
@@ -162,22 +172,46 @@ def test_a_context_per_candidate_takes_the_other_path(path: Path) -> None:
     assert not fast.suits(CONTEXT | {"tags": [["g1"], ["g2"]]})
 
 
-def exported_parity(path: Path, folder: Path) -> None:
+class GraphEngine(TorchEngine):
+    """What `torch.export` says, before anybody makes something else of it."""
+
+    def __init__(self, core: DenseCore, inputs: list[torch.Tensor]) -> None:
+        self.core = exported(core, inputs).module()  # type: ignore[assignment]
+
+
+def exported_parity(path: Path, folder: Path, compiled: bool = False) -> None:
     rec = Recommender.load(path)
     plan = make_plan(rec.pipeline, rec.ranker)
-    core = DenseCore(rec.ranker.eval(), plan)
-    export(core, example(rec.ranker, plan, 3), folder / "core.onnx")
-    onnx, torch_engine = OnnxEngine(folder / "core.onnx", "float32"), TorchEngine(core)
+    core, few = DenseCore(rec.ranker.eval(), plan), example(rec.ranker, plan, 3)
+    engines: list[Engine] = []
+    if compiled:
+        compile_core(core, few, folder / "core.pt2")
+        engines.append(CompiledEngine(folder / "core.pt2"))
+    else:
+        export(core, few, folder / "core.onnx")
+        engines += [OnnxEngine(folder / "core.onnx", "float32"), GraphEngine(core, few)]
     for rows in (1, 2, 77):
         inputs = [t.numpy() for t in example(rec.ranker, plan, rows)]
-        mine, theirs = onnx(inputs)[0], torch_engine(inputs)[0]
-        assert mine.shape == (rows, 2)
-        np.testing.assert_allclose(sigmoid(mine), sigmoid(theirs), atol=1e-5)
-        np.testing.assert_allclose(mine, theirs, atol=3e-5 * (1 + np.abs(theirs).max()))
+        theirs = TorchEngine(core)(inputs)[0]
+        for engine in engines:
+            mine = engine(inputs)[0]
+            assert mine.shape == (rows, 2)
+            np.testing.assert_allclose(sigmoid(mine), sigmoid(theirs), atol=1e-5)
+            np.testing.assert_allclose(mine, theirs, atol=3e-5 * (1 + np.abs(theirs).max()))
 
 
 def test_exported_parity(tmp_path: Path) -> None:
     exported_parity(fitted_with(RANKERS["split"], tmp_path), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+def test_compiled_parity_and_a_server_that_runs_on_it(tmp_path: Path) -> None:
+    path = fitted_with(RANKERS["split"], tmp_path)
+    exported_parity(path, tmp_path, compiled=True)
+    fast = FastScorer.load(Recommender.load(path), path, "aoti")
+    assert fast.engine.name == "aoti"
+    assert mistrust(fast.rec, fast, (fast.rec.pipeline.last_event or 0) + 1) is None
 
 
 @pytest.mark.slow

@@ -35,7 +35,7 @@ def serve(
         typer.Option(help="File with the token that clients must send; default: MEMBERWISE_TOKEN, or none."),
     ] = None,
     clock: Annotated[str, typer.Option(help="wall, or log: just after the last event seen.")] = "wall",
-    engine: Annotated[str, typer.Option(help="auto, float32, int8 or torch.")] = "auto",
+    engine: Annotated[str, typer.Option(help="auto, float32, int8, torch; or aoti (C++ compiler).")] = "auto",
     tables: Annotated[str, typer.Option(help="Embedding tables in memory: float32 or int8.")] = "float32",
     store: StoreAddress = "memory",
     max_candidates: Annotated[int, typer.Option(min=1, help="Candidates of one request.")] = 10_000,

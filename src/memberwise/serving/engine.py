@@ -1,4 +1,4 @@
-"""What multiplies: ONNX Runtime on an exported ranker, or torch."""
+"""What multiplies: ONNX Runtime or machine code of an exported ranker, or torch."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ F32 = npt.NDArray[np.float32]
 Inputs = Sequence[npt.NDArray[Any]]
 """``shared, own, wide, candidate, numbers, numbers``, then items, actions, ages, mask of each history."""
 FORMAT = 2
+FLOAT32, COMPILED = "float32.onnx", "compiled.pt2"
 GATE = "gate.json"
 """What `memberwise compress` found of the int8 core beside it."""
 log = logging.getLogger("memberwise.serving")
@@ -84,6 +85,29 @@ class OnnxEngine:
         return found
 
 
+class CompiledEngine:
+    """A compiled core, one thread.
+
+    Parameters
+    ----------
+    path : Path
+        Of `compile_core`.
+    """
+
+    name = "aoti"
+
+    def __init__(self, path: Path) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self._run = torch._inductor.aoti_load_package(str(path))
+
+    def __call__(self, inputs: Inputs) -> list[F32]:
+        """See `Engine`."""
+        with torch.inference_mode():
+            found = self._run(*(torch.from_numpy(i) for i in inputs))
+        return [t.numpy() for t in (found if isinstance(found, list | tuple) else (found,))]
+
+
 def example(ranker: Ranker, plan: Plan, rows: int) -> list[torch.Tensor]:
     """Inputs of the right shapes."""
     dims = {t.name: t.dim or ranker.config.embedding_dim for t in ranker.layout.tables}
@@ -107,20 +131,33 @@ def example(ranker: Ranker, plan: Plan, rows: int) -> list[torch.Tensor]:
     return inputs
 
 
-def export(core: DenseCore, inputs: Sequence[torch.Tensor], path: Path) -> None:
-    """Write a core as ONNX; any number of candidates fits."""
+def exported(core: DenseCore, inputs: Sequence[torch.Tensor]) -> torch.export.ExportedProgram:
+    """A core as a graph of torch (`torch.export`); any number of candidates fits."""
     n = torch.export.Dim("n", min=1, max=1_000_000)
     shapes = [{0: n} if len(i) > 1 else {} for i in inputs[:6]]
     rest: tuple[Any, ...] = (tuple({} for _ in inputs[6:]),) if len(inputs) > 6 else ()
-    dynamic = (*shapes, *rest)
-    names = [f"in{k}" for k in range(len(inputs))]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch about torch
-        # Left to itself, the ONNX exporter would quietly fix the number of candidates where this fails.
-        exported = torch.export.export(core.eval(), tuple(inputs), dynamic_shapes=dynamic, strict=False)
-        program = torch.onnx.export(exported, dynamo=True, input_names=names, verbose=False)
+        return torch.export.export(core.eval(), tuple(inputs), dynamic_shapes=(*shapes, *rest), strict=False)
+
+
+def export(core: DenseCore, inputs: Sequence[torch.Tensor], path: Path) -> None:
+    """Write a core as ONNX."""
+    names = [f"in{k}" for k in range(len(inputs))]
+    # Left to itself, the ONNX exporter would quietly fix the number of candidates where the export fails.
+    graph = exported(core, inputs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(graph, dynamo=True, input_names=names, verbose=False)
     assert program is not None
     program.save(str(path), external_data=False)
+
+
+def compile_core(core: DenseCore, inputs: Sequence[torch.Tensor], path: Path) -> None:
+    """Write a core as machine code (AOTInductor); this needs a C++ compiler, and minutes."""
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        torch._inductor.aoti_compile_and_package(exported(core, inputs), package_path=str(path))
 
 
 def quantise(source: Path, target: Path) -> None:
@@ -166,28 +203,35 @@ def folder_of(rec: Recommender) -> Path:
     return rec.project.output / "engines" / identity(rec)
 
 
-def prepare(rec: Recommender, bundle: Path) -> Path:
+def prepare(rec: Recommender, bundle: Path, name: str = FLOAT32) -> Path:
     """The exported core of a version, made in another process if it is not there.
 
     Exporting takes seconds of Python: in the server's own process it would delay requests.
+
+    Parameters
+    ----------
+    name
+        `FLOAT32` (ONNX) or `COMPILED`.
 
     Raises
     ------
     RuntimeError
         If the export fails; the message is that of the other process.
     """
-    path = folder_of(rec) / "float32.onnx"
+    path = folder_of(rec) / name
     if path.is_file():
         return path
-    command = [sys.executable, "-m", "memberwise.serving.engine", str(bundle)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    command = [sys.executable, "-m", "memberwise.serving.engine", str(bundle), name]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
     if done.returncode or not path.is_file():
         raise RuntimeError(f"the ranker cannot be exported: {done.stderr.strip()[-2000:]}")
     return path
 
 
-def onnx_engine(rec: Recommender, bundle: Path, name: str) -> OnnxEngine:
+def fast_engine(rec: Recommender, bundle: Path, name: str) -> Engine:
     """The engine of a version; int8 only where `memberwise compress` has found it good enough."""
+    if name == "aoti":
+        return CompiledEngine(prepare(rec, bundle, COMPILED))
     path = prepare(rec, bundle)
     if name == "int8":
         small, gate = path.with_name("int8.onnx"), path.with_name(GATE)
@@ -198,21 +242,22 @@ def onnx_engine(rec: Recommender, bundle: Path, name: str) -> OnnxEngine:
     return OnnxEngine(path, "float32")
 
 
-def make(rec: Recommender) -> Path:
+def make(rec: Recommender, name: str = FLOAT32) -> Path:
     """Export the core of a version, here and now."""
     folder = folder_of(rec)
     folder.mkdir(parents=True, exist_ok=True)
     plan = make_plan(rec.pipeline, rec.ranker)
     core = core_of(rec)
-    partial = folder / f"partial-{os.getpid()}.onnx"
+    partial = folder / f"partial-{os.getpid()}{Path(name).suffix}"
     try:
-        export(core, example(rec.ranker, plan, 3), partial)
-        partial.replace(folder / "float32.onnx")
+        write = export if name == FLOAT32 else compile_core
+        write(core, example(rec.ranker, plan, 3), partial)
+        partial.replace(folder / name)
     finally:
         partial.unlink(missing_ok=True)
-    return folder / "float32.onnx"
+    return folder / name
 
 
 if __name__ == "__main__":
     os.nice(10)
-    make(Recommender.load(sys.argv[1]))
+    make(Recommender.load(sys.argv[1]), sys.argv[2])

@@ -19,7 +19,7 @@ from memberwise.nn.rowwise_int8 import HALVES, RowwiseInt8, compress_tables
 from memberwise.ranking.ranker import Ranker
 from memberwise.recommender import Recommender
 from memberwise.serving.dense import DenseTransform
-from memberwise.serving.engine import Engine, TorchEngine, core_of, onnx_engine
+from memberwise.serving.engine import Engine, TorchEngine, core_of, fast_engine
 from memberwise.serving.features import RequestArrays, RequestFeatures, SideFeatures, hashed, request_arrays
 from memberwise.serving.gather import fused_rows, gather_fields, gather_fields_int8
 from memberwise.serving.plan import Side, make_plan
@@ -172,7 +172,7 @@ class FastScorer:
         made: Engine | None = None
         if engine != "torch":
             try:
-                made = onnx_engine(rec, bundle, engine)
+                made = fast_engine(rec, bundle, engine)
             except (RuntimeError, ImportError, OSError) as error:
                 log.warning("no export", extra={"fields": {"reason": str(error)}})
         if made is None:

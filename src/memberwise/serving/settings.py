@@ -24,8 +24,9 @@ class ServingSettings(Model):
     clock: Literal["wall", "log"] = Field(
         "wall", description="Moment of a request: now, or just after the last event seen (for old logs)."
     )
-    engine: Literal["auto", "float32", "int8", "torch"] = Field(
-        "auto", description="What multiplies: ONNX Runtime where the ranker allows it, or torch."
+    engine: Literal["auto", "float32", "int8", "aoti", "torch"] = Field(
+        "auto",
+        description="What multiplies: ONNX Runtime where the ranker allows it, machine code, or torch.",
     )
     tables: Literal["float32", "int8"] = Field("float32", description="Numbers of the embedding tables.")
     store: str = Field(
