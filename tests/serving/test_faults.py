@@ -245,6 +245,30 @@ def test_kill_minus_nine_loses_no_event_that_was_accepted(project: Project) -> N
 
 
 @pytest.mark.slow
+def test_several_workers_answer_count_store_and_swap_as_one(project: Project, late: pl.DataFrame) -> None:
+    with Running(project, *TORCH, "--workers", "2") as server:
+        answers = []
+        for _ in range(40):
+            with httpx.Client(base_url=server.url, timeout=20) as client:  # a connection each
+                body = {"member": "m1", "candidates": ["i1", "i2", "i3"]}
+                body["context"] = {"num": 0.5, "cat": "u", "tags": ["g1"]}  # type: ignore[assignment]
+                answers.append(client.post("/rank", json=body).json()["items"])
+                assert client.post("/events", json=event()).json() == {"accepted": 1}
+        assert all(a == answers[0] for a in answers)
+        text = server.client.get("/metrics").text  # of both workers, whoever is asked
+        counted = re.search(r'memberwise_requests_total\{route="/rank",status="200"\} ([0-9.]+)', text)
+        assert counted is not None
+        assert float(counted[1]) == 40
+        Recommender.load(project.bundles).update(late).save(project.bundles)
+        until, versions = time.monotonic() + 30, set()
+        while versions != {"000002"}:
+            assert time.monotonic() < until
+            time.sleep(0.2)
+            versions = {httpx.get(f"{server.url}/version").json()["version"] for _ in range(12)}
+    assert len(stored(project.output / "inbox")) == 40
+
+
+@pytest.mark.slow
 def test_the_loop_closes(project: Project) -> None:
     """Events go in over HTTP, a follower lets a version see them, the server serves it."""
     with Running(project, "--engine", "torch") as server:

@@ -56,17 +56,17 @@ def test_the_server_finds_what_the_recommender_finds(client: TestClient, graphed
         answer = ask(client, member)
         ranked = rec.rank(member, k=None, context=CONTEXT)
         if member == "never seen":  # the server takes the most popular, Python all there are
-            popular_items = popular(rec, 12)
-            assert popular_items is not None
+            found = popular(rec, 12)
+            assert found is not None
             assert answer["retrieved"] == "popular"
-            assert {i["item"] for i in answer["items"]} == set(popular_items)
+            assert {i["item"] for i in answer["items"]} == set(found.items)
             assert len(ranked) == 40
-            ranked = ranked.filter(pl.col("item").is_in(popular_items.implode()))
+            ranked = ranked.filter(pl.col("item").is_in(found.items.implode()))
         else:
             assert answer["retrieved"] == "graph"
         assert [i["item"] for i in answer["items"]] == ranked["item"].to_list()
-        found = [i["utility"] for i in answer["items"]]
-        np.testing.assert_allclose(found, ranked["score"].to_numpy(), atol=2e-6)
+        utilities = [i["utility"] for i in answer["items"]]
+        np.testing.assert_allclose(utilities, ranked["score"].to_numpy(), atol=2e-6)
 
 
 def test_what_was_chosen_is_gone_before_the_best_are_taken(
@@ -88,6 +88,20 @@ def test_what_was_chosen_is_gone_before_the_best_are_taken(
         assert {i["item"] for i in ask(client, member)["items"]} == set(expected)
         hidden += bool(chosen & set(best[:8]))
     assert hidden >= 4  # for these, removing behind the top 8 would have left fewer
+
+
+def test_explains_how_near_the_graph_sees_them(client: TestClient, graphed: Project) -> None:
+    """The items that the graph found come in its own order of similarity, whatever the ranker says."""
+    part = Recommender.load(graphed.bundles).parts["graph"]
+    found = part.candidates("m3", part.moment)  # type: ignore[attr-defined]
+    assert found is not None
+    items = ask(client, "m3", explain=True)["items"]
+    near = {i["item"]: i["similarity"] for i in items}
+    assert sorted(near, key=lambda i: -near[i]) == found.to_list()
+    assert all("similarity" not in i for i in ask(client, "m3")["items"])
+    assert all("similarity" not in i for i in ask(client, "never seen", explain=True)["items"])
+    named = ask(client, "m3", candidates=["i1", "unheard of"], explain=True)["items"]
+    assert {i["item"] for i in named if "similarity" in i} == {"i1"}
 
 
 def test_named_candidates_are_not_said_to_be_found(client: TestClient) -> None:
@@ -116,7 +130,7 @@ def test_without_an_item_table_the_graph_knows_the_items(log: pl.DataFrame, tmp_
     assert len(answer["items"]) == log["i"].n_unique()
     found = popular(rec)
     assert found is not None
-    assert found[0] == most
+    assert found.items[0] == most
 
 
 def test_where_no_item_is_known_the_client_is_told(log: pl.DataFrame, tmp_path: Path) -> None:

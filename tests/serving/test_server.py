@@ -119,6 +119,16 @@ def test_says_what_is_wrong(client: TestClient, body: bytes, status: int, words:
     assert words in answer.text
 
 
+def test_a_hundred_thousand_candidates(client: TestClient, fitted: Project) -> None:
+    """Refused by default and named; answered by a server that was told to take them."""
+    many = ask(candidates=[f"i{k % 40}" for k in range(100_000)])
+    answer = client.post("/rank", json=many)
+    assert answer.status_code == 422
+    assert "100,000 candidates, at most 500" in answer.json()["error"]
+    with TestClient(create_app(Server(fitted, settings(clock="log", max_candidates=100_000)))) as large:
+        assert len(large.post("/rank", json=many).json()["items"]) == 10
+
+
 def test_every_no_has_the_same_shape(client: TestClient) -> None:
     """What is wrong, where, and what to do: for the body, the method, the path and the query."""
     asked = [

@@ -321,7 +321,7 @@ class Recommender:
         """
         moment = (self.pipeline.last_event or 0) + 1 if at is None else to_micros(at)
         if items is None:
-            found = retrieval.retrieve(self, member, moment, retrieval.popular(self))
+            found = retrieval.by_part(self, member, moment) or retrieval.popular(self)
             candidates = request.nothing() if found is None else found.items
         else:
             candidates = request.candidates(items)

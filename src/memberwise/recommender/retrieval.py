@@ -34,28 +34,16 @@ class Found:
     by: str
 
 
-def retrieve(rec: Recommender, member: str | int, moment: int, popular: pl.Series | None) -> Found | None:
-    """Candidates for a member at a moment; None where nothing is known to choose from.
-
-    Parameters
-    ----------
-    rec
-        The version.
-    member
-        Id.
-    moment
-        Microseconds.
-    popular
-        Of `popular`: for members whom no part knows, and versions without such a part.
-    """
+def by_part(rec: Recommender, member: str | int, moment: int) -> Found | None:
+    """Candidates that a part finds for a member at a moment (microseconds); None if none knows the member."""
     for part in rec.parts.values():
         found = part.candidates(as_id(member, "member"), moment)
         if found is not None and len(found):
             return Found(found, part.name)
-    return None if popular is None else Found(popular, POPULAR)
+    return None
 
 
-def popular(rec: Recommender, count: int | None = None) -> pl.Series | None:
+def popular(rec: Recommender, count: int | None = None) -> Found | None:
     """The items with most rows in train, most first; None if the version knows no item by its id.
 
     Parameters
@@ -75,4 +63,4 @@ def popular(rec: Recommender, count: int | None = None) -> pl.Series | None:
         ids = first
     rows = rec.seen.rows("item", hash_values(ids))
     best = np.argsort(-rows, kind="stable")[:count]
-    return ids[best].cast(pl.String).alias("item")
+    return Found(ids[best].cast(pl.String).alias("item"), POPULAR)

@@ -21,7 +21,7 @@ from memberwise.recommender import Recommender
 from memberwise.serving.dense import DenseTransform
 from memberwise.serving.engine import Engine, TorchEngine, core_of, fast_engine
 from memberwise.serving.features import RequestArrays, RequestFeatures, SideFeatures, hashed, request_arrays
-from memberwise.serving.gather import fused_rows, gather_fields, gather_fields_int8
+from memberwise.serving.gather import fused_rows, gather_fields
 from memberwise.serving.plan import Side, make_plan
 from memberwise.serving.request_frame import CandidateRows, SharedRow
 from memberwise.serving.scoring import Looked, context_columns
@@ -31,6 +31,7 @@ log = logging.getLogger("memberwise.serving")
 F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
+_NO_ROWS = np.zeros((0, 0), np.float32)
 _HISTORY = ("items", "actions", "ages")
 
 
@@ -117,8 +118,8 @@ class FieldRows:
 
         rows = [ranker.columns.rows_of[fields[k].table] for k in mine]
         at = np.concatenate([[0], np.cumsum([f.width for f in fields])]).astype(np.int64)
-        self._packed = table.packed.numpy() if isinstance(table, RowwiseInt8) else None
-        self._weight: F32 = table.weight.numpy() if isinstance(table, FusedEmbedding) else HALVES
+        self._packed = table.packed.numpy() if isinstance(table, RowwiseInt8) else np.zeros((0, 4), np.int8)
+        self._weight = table.weight.numpy() if isinstance(table, FusedEmbedding) else _NO_ROWS
         self._starts, self._widths = at[list(mine)], array(fields[k].width for k in mine)
         self._offsets = array(table.offsets[fields[k].table] for k in mine)
         self._quotients = array(r.quotients if r.compressed else 0 for r in rows)
@@ -134,10 +135,7 @@ class FieldRows:
         rows = np.empty((len(ids), self._total), np.int32)
         fused_rows(ids, self._starts, self._widths, self._offsets, self._quotients, self._remainders, rows)
         fields = rows, self._columns, self._counts, self._parts, self._places
-        if self._packed is not None:
-            gather_fields_int8(*fields, self._packed, HALVES, out, add)
-        else:
-            gather_fields(*fields, self._weight, out, add)
+        gather_fields(*fields, self._weight, self._packed, HALVES, out, add)
 
 
 class FastScorer:

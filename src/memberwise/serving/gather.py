@@ -16,7 +16,16 @@ I64 = npt.NDArray[np.int64]
 
 @njit(cache=True, nogil=True)
 def gather_fields(
-    rows: I32, starts: I64, counts: I64, parts: I64, places: I64, table: F32, out: F32, add: bool
+    rows: I32,
+    starts: I64,
+    counts: I64,
+    parts: I64,
+    places: I64,
+    table: F32,
+    packed: I8,
+    halves: F32,
+    out: F32,
+    add: bool,
 ) -> None:
     """Embedding of every field, the mean of its values; a value is the sum of its rows.
 
@@ -29,13 +38,16 @@ def gather_fields(
     places : [F]
         Column of `out` where each field's embedding begins.
     table : [R, D]
-        Fused matrix.
+        Fused matrix; without rows where `packed` holds it.
+    packed, halves : [R, D + 4], [65536]
+        The same as bytes (`memberwise.nn.rowwise_int8`), and the numbers that half precision stands for.
     out : [n, d]
         Result; zero where a field has no value.
     add
         Whether to add to what stands in `out`.
     """
-    dim = table.shape[1]
+    small = table.shape[0] == 0
+    dim = packed.shape[1] - 4 if small else table.shape[1]
     for i in range(rows.shape[0]):
         for f in range(len(starts)):
             at, there = places[f], 0
@@ -47,7 +59,14 @@ def gather_fields(
                     out[i, at + d] = np.float32(0.0)
             for c in range(starts[f], starts[f] + counts[f] * parts[f]):
                 r = rows[i, c]
-                if r > 0:
+                if r <= 0:
+                    continue
+                if small:
+                    scale = share * half(packed, r, dim, halves)
+                    middle = share * half(packed, r, dim + 2, halves)
+                    for d in range(dim):
+                        out[i, at + d] += middle + scale * np.float32(packed[r, d])
+                else:
                     for d in range(dim):
                         out[i, at + d] += share * table[r, d]
 
@@ -90,35 +109,3 @@ def fused_rows(
                     out[i, at] = 2 + (r - 2) // remainders[f] + offsets[f]
                     out[i, at + 1] = 2 + quotients[f] + (r - 2) % remainders[f] + offsets[f]
                 at += 2
-
-
-@njit(cache=True, nogil=True)
-def gather_fields_int8(
-    rows: I32,
-    starts: I64,
-    counts: I64,
-    parts: I64,
-    places: I64,
-    packed: I8,
-    halves: F32,
-    out: F32,
-    add: bool,
-) -> None:
-    """The same from rows of bytes (`memberwise.nn.rowwise_int8`)."""
-    dim = packed.shape[1] - 4
-    for i in range(rows.shape[0]):
-        for f in range(len(starts)):
-            at, there = places[f], 0
-            for v in range(counts[f]):
-                there += rows[i, starts[f] + v * parts[f]] > 0
-            share = np.float32(1.0) / np.float32(max(there, 1))
-            if not add:
-                for d in range(dim):
-                    out[i, at + d] = np.float32(0.0)
-            for c in range(starts[f], starts[f] + counts[f] * parts[f]):
-                r = rows[i, c]
-                if r > 0:
-                    scale = share * half(packed, r, dim, halves)
-                    middle = share * half(packed, r, dim + 2, halves)
-                    for d in range(dim):
-                        out[i, at + d] += middle + scale * np.float32(packed[r, d])

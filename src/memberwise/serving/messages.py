@@ -31,7 +31,7 @@ class RankRequest(Struct, forbid_unknown_fields=True):
     """Weight of each task in the order; default: the project's."""
     explore: bool = False
     explain: bool = False
-    """Also return each component's share of the logits."""
+    """Also return each component's share of the logits, and how near the graph sees the items."""
     at: datetime | None = None
     """Moment of the request; default: now."""
 
@@ -46,6 +46,8 @@ class RankedItem(Struct, omit_defaults=True):
     """Probability that this item stands at this place; only where the server explored."""
     shares: dict[str, dict[str, float]] | None = None
     """Logit by task that each component adds."""
+    similarity: float | None = None
+    """With the member's vector, where the graph knows both; the ranker reads the same vectors."""
 
 
 class RankResponse(Struct, omit_defaults=True):

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from memberwise.errors import ConfigError, DataError
 from memberwise.recommender import Recommender, request
-from memberwise.recommender.retrieval import popular, retrieve
+from memberwise.recommender.retrieval import by_part, popular
 from memberwise.schema import to_micros
 from memberwise.serving.fast import FastScorer
 from memberwise.serving.messages import Problem, RankedItem, RankRequest, RankResponse, Refused
@@ -103,12 +103,12 @@ class Served:
             log.error("the hot path is not used", extra={"fields": fields})
         for part in self.rec.parts.values():
             part.ready()
-        if self.popular is None or not len(self.popular):
+        if self.popular is None or not len(items := self.popular.items.to_list()):
             return
         context = dict.fromkeys(context_columns(self.rec))
         for scorer in (self.general, self.fast or self.general):
             for count in (256, 1):
-                looked = scorer.look("warm", self.popular[:count].to_list(), self.moment(), context)
+                looked = scorer.look("warm", items[:count], self.moment(), context)
                 scores = finish(self.rec, looked)
         if not np.isfinite(scores.probabilities).all():
             raise DataError("the version answers with numbers that are not finite", where=self.version)
@@ -155,8 +155,9 @@ class Served:
         except (DataError, ConfigError) as error:
             raise Refused(422, Problem.of(error)) from error
         self.last_scores = scores.probabilities
+        near = self._similarities(ask, candidates, moment) if ask.explain else {}
         items = [
-            self._item(candidates[i], i, scores, float(utility[i]), tasks, p)
+            self._item(candidates[i], i, scores, float(utility[i]), tasks, p, near.get(i))
             for i, p in zip(best.tolist(), propensity, strict=True)
         ]
         return RankResponse(self.version, self.as_of, items, retrieved)
@@ -184,19 +185,30 @@ class Served:
         utility: float,
         tasks: Sequence[int],
         propensity: float | None,
+        similarity: float | None,
     ) -> RankedItem:
         row = scores.probabilities[i].tolist()
         shares = {
             name: {self.tasks[t]: float(logits[i, t]) for t in tasks}
             for name, logits in scores.shares.items()
         }
-        return RankedItem(item, utility, {self.tasks[t]: row[t] for t in tasks}, propensity, shares or None)
+        return RankedItem(
+            item, utility, {self.tasks[t]: row[t] for t in tasks}, propensity, shares or None, similarity
+        )
+
+    def _similarities(self, ask: RankRequest, candidates: Sequence[str], moment: int) -> dict[int, float]:
+        """Of the candidates that a part sees near or far, by their place."""
+        for part in self.rec.parts.values():
+            found = part.similarities(str(ask.member), candidates, moment)
+            if found is not None:
+                return {i: float(s) for i, s in enumerate(found) if np.isfinite(s)}
+        return {}
 
     def _candidates(self, ask: RankRequest, moment: int) -> tuple[Sequence[str], str | None]:
         """Ids to rank, and how they were found where the request names none."""
         asked = ask.candidates
         if asked is None:
-            found = retrieve(self.rec, ask.member, moment, self.popular)
+            found = by_part(self.rec, ask.member, moment) or self.popular
             if found is None:
                 request.nothing()
             return found.items.to_list(), found.by

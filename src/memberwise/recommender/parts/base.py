@@ -173,6 +173,10 @@ class Part(ABC):
         """Items to rank for a member (ids as text), if it can find some; None if not."""
         return None
 
+    def similarities(self, member: str, items: Sequence[str], moment: int) -> npt.NDArray[np.float32] | None:
+        """How near it sees each item to a member, ``[n]``, NaN where it cannot say; None if it never can."""
+        return None
+
     def ready(self) -> None:  # noqa: B027 - most parts have nothing to prepare
         """Make now what the first request for candidates would wait for."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ from memberwise.data.timeline import EmbeddingTimeline
 from memberwise.errors import BundleError, DataError
 from memberwise.graph.densify import densify
 from memberwise.graph.encoder import Embedded, GraphEncoder
+from memberwise.graph.feed import QueryMaker
 from memberwise.graph.files import open_graph, write_graph
 from memberwise.graph.fit import fit_encoder
 from memberwise.graph.forgetting import without_nodes
@@ -133,6 +134,14 @@ class GraphPart(Part):
     # -- ask --------------------------------------------------------------------------------------
 
     @cached_property
+    def _queries(self) -> QueryMaker:
+        return self.encoder.queries(self.graph)
+
+    def _embedded(self, member: int, moment: int) -> Embedded:
+        """One member as of a moment."""
+        return self.encoder.embed(self.graph, "member", np.array([member], np.int32), moment, self._queries)
+
+    @cached_property
     def _now(self) -> dict[str, Embedded]:
         """Everybody as of the last event."""
         return embed_all(self.encoder, self.graph, self.moment)
@@ -162,7 +171,7 @@ class GraphPart(Part):
         if row[0] < 0 or not self.encoder.searchable:
             return None
         retrieval = self.config.retrieval
-        who = self.encoder.embed(self.graph, "member", row, moment)
+        who = self._embedded(int(row[0]), moment)
         assert who.keys is not None
         seen = np.zeros(0, np.int32) if retrieval.repeats else self._chosen(int(row[0]))
         items, scores = self._index.search(who.keys[0], retrieval.candidates, seen)
@@ -172,10 +181,21 @@ class GraphPart(Part):
             items, scores = with_repeats(items, scores, who, item_keys, retrieval.candidates)
         return self.graph.nodes["item"].ids[items.astype(np.int64)].alias("item")
 
+    def similarities(self, member: str, items: Sequence[str], moment: int) -> npt.NDArray[np.float32] | None:
+        """Inner products of the member's key with the items' (what `candidates` orders by, recency aside)."""
+        row = self.graph.nodes["member"].find(pl.Series([member]))
+        keys = self._now["item"].keys
+        if row[0] < 0 or keys is None:
+            return None
+        who = self._embedded(int(row[0]), moment).keys
+        assert who is not None
+        rows = self.graph.nodes["item"].find(pl.Series(items, dtype=pl.String))
+        return np.where(rows >= 0, keys[np.maximum(rows, 0)] @ who[0], np.nan).astype(np.float32)
+
     def ready(self) -> None:
         """The vectors of all items, and their index."""
         if self.encoder.searchable:
-            _ = self._index
+            _ = self._index, self._queries
 
     def items(self) -> pl.Series:
         """All items of the graph."""
