@@ -13,9 +13,11 @@ from memberwise import metrics
 from memberwise.data.layout import Layout
 from memberwise.data.loader import Loader
 from memberwise.errors import ConfigError, DataError
+from memberwise.nn.isotonic import IsotonicConfig
 from memberwise.ranking.config import RankerConfig, TrainingConfig
 from memberwise.ranking.optimizers import rate
-from memberwise.ranking.predict import predict
+from memberwise.ranking.platt import platt_scaling
+from memberwise.ranking.predict import predict, predict_all_logits
 from memberwise.ranking.ranker import Ranker
 from memberwise.ranking.trainer import Trainer
 
@@ -152,7 +154,7 @@ def test_the_same_seed_gives_the_same_numbers(trainer: Callable[..., Trainer]) -
 
 
 def test_the_best_weights_come_back(trainer: Callable[..., Trainer]) -> None:
-    config = SMALL.model_copy(update={"epochs": 40, "patience": 3, "lr": 0.05})
+    config = SMALL.model_copy(update={"epochs": 40, "patience": 3, "lr": 0.05, "platt": False})
     t = trainer(config)
     at = t.fit()
     assert at.step < 40 * t.train_rows.batches  # stopped early
@@ -160,6 +162,32 @@ def test_the_best_weights_come_back(trainer: Callable[..., Trainer]) -> None:
     values = [metrics.log_loss(labels[:, i], p[:, i]) for i in range(2)]
     assert np.mean(values) == pytest.approx(at.best)
     assert at.best == min(r["log_loss"] for r in t.records if r["split"] == "valid")
+
+
+def test_the_last_weights_carry_the_slope_and_the_shift_of_valid(trainer: Callable[..., Trainer]) -> None:
+    config = SMALL.model_copy(update={"epochs": 12, "lr": 0.05})  # long enough to be too sure
+    raw, scaled = trainer(config.model_copy(update={"platt": False}), "raw"), trainer(config, "scaled")
+    raw.fit(), scaled.fit()
+    before = predict_all_logits(raw.ranker, raw.valid_rows)
+    labels = np.asarray(raw.valid_rows.arrays["labels"])
+    slope, shift = platt_scaling(before, labels, np.asarray(raw.valid_rows.arrays["weights"]))
+    assert (slope < 0.95).all()
+    after = predict_all_logits(scaled.ranker, scaled.valid_rows)
+    np.testing.assert_allclose(after, before * slope + shift, rtol=1e-4, atol=1e-4)
+    # Tables not used by the wide part, blocks and statistics are those of the best evaluation.
+    a, b = _weights(raw), _weights(scaled)
+    moved = {k for k in a if not torch.equal(a[k], b[k])}
+    assert moved == {"head_weight", "wide_bias", "wide.weight"}
+
+
+def test_where_curves_calibrate_nothing_else_does(trainer: Callable[..., Trainer]) -> None:
+    curved = PLAIN.model_copy(update={"calibration": IsotonicConfig()})
+    with_, without = (
+        trainer(SMALL.model_copy(update={"platt": p}), str(p), ranker=curved) for p in (True, False)
+    )
+    with_.fit(), without.fit()
+    for k, v in _weights(without).items():
+        torch.testing.assert_close(_weights(with_)[k], v, rtol=0, atol=0)
 
 
 def test_a_checkpoint_of_other_settings_or_data_is_refused(trainer: Callable[..., Trainer]) -> None:

@@ -74,6 +74,10 @@ class TrainingConfig(Model):
     metric: Literal["log_loss", "auc", "normalised_entropy"] = Field(
         "log_loss", description="Mean over tasks on valid; decides when to stop and which weights are kept."
     )
+    platt: bool = Field(
+        True,
+        description="Fit a slope and a shift of each task's logit on valid, unless ranker.calibration does it.",
+    )
     evaluations_per_epoch: int = Field(2, ge=1, description="How often valid is scored.")
     patience: int = Field(4, ge=1, description="Evaluations without a better metric before training stops.")
     checkpoint_seconds: float = Field(60.0, ge=0, description="Time between checkpoints for --resume.")

@@ -174,6 +174,14 @@ class Ranker(nn.Module):
         if self.numbers is not None:
             self.numbers.fit(dense[:, : len(self.layout.dense)].to(self.wide_bias.device))
 
+    def rescale(self, slope: Tensor, shift: Tensor) -> None:
+        """Fold ``slope * logit + shift`` of each task (``[T]``) into the last weights; no curves may follow."""
+        assert self.curves is None
+        with torch.no_grad():
+            self.head_weight.mul_(slope.unsqueeze(1))
+            self.wide.weight.mul_(slope)
+            self.wide_bias.mul_(slope).add_(shift)
+
     # -- forward ----------------------------------------------------------------------------------
 
     def forward(self, batch: Batch) -> Tensor:

@@ -28,7 +28,8 @@ from memberwise.nn.checkpoint import load_tensors, save_tensors
 from memberwise.ranking.config import TrainingConfig
 from memberwise.ranking.loss import multitask_loss
 from memberwise.ranking.optimizers import Optimizers
-from memberwise.ranking.predict import predict
+from memberwise.ranking.platt import platt_scaling
+from memberwise.ranking.predict import predict, predict_all_logits
 from memberwise.ranking.ranker import Ranker
 
 REPORT_STEPS = 50
@@ -142,7 +143,17 @@ class Trainer:
             self._epoch()
         self._save()
         self.ranker.load_state_dict(load_tensors(self._best)[0])
+        if self.config.platt and self.ranker.curves is None:
+            self._calibrate()
         return self.at
+
+    def _calibrate(self) -> None:
+        """Take from valid what training makes too sure: a slope and a shift of each task's logit."""
+        logits = predict_all_logits(self.ranker, self.valid_rows)
+        weights = np.asarray(self.valid_rows.arrays["weights"])
+        slope, shift = platt_scaling(logits, self._valid_labels, weights)
+        as_tensor = {"dtype": torch.float32, "device": self.device}
+        self.ranker.rescale(torch.tensor(slope, **as_tensor), torch.tensor(shift, **as_tensor))
 
     def _epoch(self) -> None:
         self.ranker.train()
