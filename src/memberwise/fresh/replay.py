@@ -29,6 +29,7 @@ from memberwise.errors import DataError
 from memberwise.project import Project
 from memberwise.ranking.loss import multitask_loss
 from memberwise.ranking.optimizers import Optimizers
+from memberwise.ranking.platt import platt_scaling
 from memberwise.ranking.predict import predict_all_logits, sigmoid
 from memberwise.ranking.ranker import Ranker
 from memberwise.ranking.trainer import prime
@@ -177,6 +178,9 @@ class Updated(Arm):
 class Retrained(Arm):
     """A cold start from nothing before every slice.
 
+    The cold start that serves first was scaled on valid (`memberwise.ranking.platt`). Later ones have learned
+    those rows; they are scaled by what they said of the slices, each before it was learned.
+
     Parameters
     ----------
     window
@@ -192,14 +196,30 @@ class Retrained(Arm):
     ) -> None:
         super().__init__(name, ranker)
         self.window, self.steps_per_row, self.seed, self.since = window, steps, seed, since
+        self._scale: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None = None
+        self._said: list[tuple[Logits, Logits, Logits]] = []
 
     def learn(self, ground: Ground, first: int, last: int, logits: Logits) -> None:
         """Train on the rows up to here."""
         if last < self.since:
             return
+        if self._scale is not None:
+            rows = ground.rows(first, last)
+            unscaled = ((logits - self._scale[1]) / self._scale[0]).astype(np.float32)
+            self._said.append((unscaled, np.asarray(rows["labels"]), np.asarray(rows["weights"])))
         start = 0 if self.window is None else max(0, last - self.window)
-        rows = ground.loader(start, last, ground.project.config.training.batch_size, self.seed, shuffle=True)
-        self.ranker = cold_start(ground, rows, round(self.steps_per_row * rows.rows), self.seed)
+        batch_size = ground.project.config.training.batch_size
+        window = ground.loader(start, last, batch_size, self.seed, shuffle=True)
+        self.ranker = cold_start(ground, window, round(self.steps_per_row * window.rows), self.seed)
+        self._rescale(logits.shape[1])
+
+    def _rescale(self, tasks: int) -> None:
+        """Take from the new ranker what its forerunners were too sure of."""
+        self._scale = np.ones(tasks), np.zeros(tasks)
+        if self._said and self.ranker.curves is None:
+            said, labels, weights = (np.concatenate(parts) for parts in zip(*self._said, strict=True))
+            self._scale = platt_scaling(said, labels, weights)
+            self.ranker.rescale(*(torch.from_numpy(part).float() for part in self._scale))
 
     def bytes(self) -> int:
         """All weights."""

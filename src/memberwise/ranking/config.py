@@ -35,18 +35,15 @@ class RankerConfig(Model):
     wide: bool = Field(True, description="A weight per id and task beside the deep part.")
     batch_norm: bool = Field(True, description="Batch normalisation of the dense inputs.")
     numeric: PiecewiseConfig | None = Field(
-        PiecewiseConfig(), description="Curves of the numeric columns beside the columns themselves."
+        None, description="Curves of the numeric columns beside the columns themselves; {} for the defaults."
     )
     id_dropout: float = Field(
-        0.3,
-        ge=0,
-        lt=1,
-        description="Share of ids shown as unseen in training, so that unseen ids are learned.",
+        0.0, ge=0, lt=1, description="Share of all ids shown as unseen in training, however frequent."
     )
     id_dropout_few: float = Field(
-        10.0,
+        100.0,
         ge=0,
-        description="Rare ids are shown as unseen more often: one seen n times in a further f / (f + n).",
+        description="Rare ids are shown as unseen more often: one seen n times in a share f / (f + n).",
     )
     input_dropout: float = Field(0.2, ge=0, lt=1, description="Dropout on the embeddings.")
 

@@ -3,7 +3,7 @@
 =====================  ===================================================================
 ``embedding_dim``      4, 8, 16, 32
 ``id_dropout``         0 to 0.5
-``id_dropout_few``     1 to 100, by its logarithm
+``id_dropout_few``     1 to 1000, by its logarithm
 ``input_dropout``      0 to 0.4
 ``bins``               pieces of the curves of numbers: 0 (none), 8, 16, 32
 ``blocks``             mlp; cross + mlp; residual_cross + gated_mlp
@@ -52,7 +52,7 @@ def suggest(trial: Trial) -> dict[str, dict[str, Any]]:
     ranker = {
         "embedding_dim": trial.suggest_categorical("embedding_dim", [4, 8, 16, 32]),
         "id_dropout": _rounded(trial.suggest_float("id_dropout", 0.0, 0.5)),
-        "id_dropout_few": _rounded(trial.suggest_float("id_dropout_few", 1.0, 100.0, log=True)),
+        "id_dropout_few": _rounded(trial.suggest_float("id_dropout_few", 1.0, 1000.0, log=True)),
         "input_dropout": _rounded(trial.suggest_float("input_dropout", 0.0, 0.4)),
         "numeric": {"bins": bins} if bins else None,
         "blocks": _blocks(trial),
