@@ -35,24 +35,24 @@ HIGHER = {"auc": 1.0, "log_loss": -1.0}
 
 _MLP = {"type": "mlp", "hidden": [256, 128]}
 _BARE = {"blocks": [_MLP], "numeric": None, "calibration": None, "id_dropout_few": 0.0}
-_CROSS = {"type": "cross", "rank": 64}
+_CROSS = {"type": "cross", "layers": 2, "rank": 64}
 BLOCKS = {
     "MLP": Variant(_BARE),
     "+ low-rank DCNv2": Variant(_BARE | {"blocks": [_CROSS, _MLP]}),
-    "+ full DCNv2": Variant(_BARE | {"blocks": [_CROSS | {"rank": None}, _MLP]}),
+    "+ full DCNv2": Variant(_BARE | {"blocks": [{"type": "cross"}, _MLP]}),
     "+ residual DCN": Variant(_BARE | {"blocks": [{"type": "residual_cross"}, _MLP]}),
     "+ dense gating": Variant(_BARE | {"blocks": [_MLP | {"type": "gated_mlp"}]}),
     "+ history transformer": Variant(_BARE, history="transformer"),
     "+ isotonic layer": Variant(_BARE | {"calibration": {}}),
     "+ curves of numbers": Variant(_BARE | {"numeric": {}}),
-    "+ frequency-aware ids": Variant(_BARE | {"id_dropout_few": 10.0}),
+    "+ frequency-aware ids": Variant(_BARE | {"id_dropout_few": 100.0}),
 }
 """Each adds one thing to the first; the last row, memberwise, is what the package does by default."""
 _EVERY = {
     "blocks": [{"type": "residual_cross"}, _MLP | {"type": "gated_mlp"}],
     "numeric": {},
     "calibration": {},
-    "id_dropout_few": 10.0,
+    "id_dropout_few": 100.0,
 }
 FULL = {ALL: Variant(_EVERY, history="transformer"), OURS: Variant()}
 

@@ -88,8 +88,10 @@ class CrossConfig(Model):
     """A cross network: low-rank with `rank`, full without."""
 
     type: Literal["cross"] = "cross"
-    layers: int = Field(2, ge=1, le=8)
-    rank: int | None = Field(64, ge=1, description="Rank of the matrices; null for full matrices.")
+    layers: int = Field(3, ge=1, le=8)
+    rank: int | None = Field(
+        None, ge=1, description="Rank of the matrices, for inputs that are wide; null for full matrices."
+    )
 
     def build(self, dim: int) -> CrossNet | LowRankCrossNet:
         """The block for an input of width `dim`."""
