@@ -1,4 +1,4 @@
-"""A slope and a shift fitted after training: known answers, an independent library, and nothing else moved."""
+"""A slope and a shift fitted after training: known answers, an independent library, little from little."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ class TrainingConfig(Model):
     )
     platt: bool = Field(
         True,
-        description="Fit a slope and a shift of each task's logit on valid, unless ranker.calibration does it.",
+        description="Fit slope and shift of each task's logit on valid; not where ranker.calibration does.",
     )
     evaluations_per_epoch: int = Field(2, ge=1, description="How often valid is scored.")
     patience: int = Field(4, ge=1, description="Evaluations without a better metric before training stops.")

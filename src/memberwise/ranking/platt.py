@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 F64 = npt.NDArray[np.float64]
 _PRECISION = 16.0
-"""Of the prior: slope and shift stay within about a quarter of 1 and 0 until some hundred rows say otherwise."""
+"""Of the prior: slope and shift stay near 1 and 0 until some hundred rows say otherwise."""
 _STEPS = 50
 
 
@@ -23,8 +23,8 @@ def platt_scaling(
     Parameters
     ----------
     logits, labels : ndarray, [n, T]
-        Of rows that the model was not trained on (valid); a label is NaN where its task is not defined. A task
-        with one class only, or whose order would turn, keeps slope 1 and shift 0.
+        Of rows that the model was not trained on (valid); a label is NaN where its task is not defined. A
+        task with one class only, or whose order would turn, keeps slope 1 and shift 0.
     weights : ndarray, [n, T], optional
 
     Returns
@@ -33,8 +33,8 @@ def platt_scaling(
 
     References
     ----------
-    Platt (1999), Probabilistic outputs for support vector machines. Guo et al. (2017), On calibration of modern
-    neural networks: networks are too sure of themselves, and one slope takes most of it back.
+    Platt (1999), Probabilistic outputs for support vector machines. Guo et al. (2017), On calibration of
+    modern neural networks: networks are too sure of themselves, and one slope takes most of it back.
     """
     tasks = logits.shape[1]
     slope, shift = np.ones(tasks), np.zeros(tasks)

@@ -175,7 +175,7 @@ class Ranker(nn.Module):
             self.numbers.fit(dense[:, : len(self.layout.dense)].to(self.wide_bias.device))
 
     def rescale(self, slope: Tensor, shift: Tensor) -> None:
-        """Fold ``slope * logit + shift`` of each task (``[T]``) into the last weights; no curves may follow."""
+        """Fold ``slope * logit + shift`` of each task (``[T]``) into the last weights; no curves follow."""
         assert self.curves is None
         with torch.no_grad():
             self.head_weight.mul_(slope.unsqueeze(1))

@@ -152,8 +152,7 @@ class Trainer:
         logits = predict_all_logits(self.ranker, self.valid_rows)
         weights = np.asarray(self.valid_rows.arrays["weights"])
         slope, shift = platt_scaling(logits, self._valid_labels, weights)
-        as_tensor = {"dtype": torch.float32, "device": self.device}
-        self.ranker.rescale(torch.tensor(slope, **as_tensor), torch.tensor(shift, **as_tensor))
+        self.ranker.rescale(*(torch.from_numpy(v).to(self.device, torch.float32) for v in (slope, shift)))
 
     def _epoch(self) -> None:
         self.ranker.train()
