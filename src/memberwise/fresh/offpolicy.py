@@ -24,7 +24,7 @@ Floats = npt.NDArray[np.float64]
 FEW = 30
 """Below so many effective decisions an estimate is a guess with a formula."""
 FEW_REWARDS = 20
-"""Below so many effective rewards intervals are too narrow (`benchmarks/explore.py`: 87 instead of 95 %)."""
+"""Below so many effective rewards intervals are too narrow (`benchmarks/explore.py`: 88 instead of 95 %)."""
 
 
 @dataclass(frozen=True)
