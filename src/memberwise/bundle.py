@@ -8,7 +8,6 @@ version before it in service. A file that did not change is a hard link to the o
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import re
@@ -22,6 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from memberwise.data.sealed import check, check_format, seal, sha256, sync
 from memberwise.errors import BundleError
 from memberwise.locks import alone
 
@@ -174,27 +174,30 @@ def publish(
             if before is not None and shared and name in before.files:
                 files[name] = before.files[name]  # the maker shared it
                 continue
-            sha256 = _sha256(path)
-            files[name] = {"sha256": sha256, "bytes": path.stat().st_size}
-            same = before is not None and before.files.get(name) == files[name]
-            if not (same and parent is not None and _link(parent / name, path, sha256)):
-                _sync(path)
+            files[name] = entry = {"sha256": sha256(path), "bytes": path.stat().st_size}
+            same = before is not None and before.files.get(name) == entry
+            if not (same and parent is not None and _link(parent / name, path, entry["sha256"])):
+                sync(path)
         accept(files)
-        manifest = {
-            "format": FORMAT,
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "parent": before.version if before is not None else None,
-            "files": files,
-            "info": dict(info),
-        }
-        path = partial / MANIFEST
-        path.write_text(json.dumps(manifest, indent=1))
-        _sync(path)
-        for folder in (*(p for p in partial.rglob("*") if p.is_dir()), partial):
-            _sync(folder)
+        created = datetime.now(UTC).isoformat(timespec="seconds")
+        _sign(partial, created, before.version if before is not None else None, files, info)
         version = _claim(bundles, partial)
     point(bundles, version.name)
     return version
+
+
+def _sign(
+    partial: Path, created: str, parent: str | None, files: Mapping[str, Any], info: Mapping[str, Any]
+) -> None:
+    """Write the manifest of a version, the last of its files, and force the names of all of them to disk."""
+    manifest = {
+        "format": FORMAT, "created": created, "parent": parent, "files": files, "info": dict(info),
+    }  # fmt: skip
+    path = partial / MANIFEST
+    path.write_text(json.dumps(manifest, indent=1))
+    sync(path)
+    for folder in (*(p for p in partial.rglob("*") if p.is_dir()), partial):
+        sync(folder)
 
 
 def _linked(old: Path, new: Path) -> bool:
@@ -222,30 +225,20 @@ def rewrite(path: Path, write: Callable[[Path], None], info: Mapping[str, Any]) 
         write(partial)
         files = {}
         for file in sorted(p for p in partial.rglob("*") if p.is_file()):
-            files[file.relative_to(partial).as_posix()] = {
-                "sha256": _sha256(file), "bytes": file.stat().st_size,
-            }  # fmt: skip
-            _sync(file)
-        manifest = {
-            "format": FORMAT, "created": before.created, "parent": before.parent, "files": files,
-            "info": dict(info),
-        }  # fmt: skip
-        (partial / MANIFEST).write_text(json.dumps(manifest, indent=1))
-        _sync(partial / MANIFEST)
-        for folder in (*(p for p in partial.rglob("*") if p.is_dir()), partial):
-            _sync(folder)
+            files[file.relative_to(partial).as_posix()] = seal(file)
+        _sign(partial, before.created, before.parent, files, info)
         old = path.parent / f".partial-{uuid.uuid4().hex}"
         path.rename(old)
         partial.rename(path)
-        _sync(path.parent)
+        sync(path.parent)
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _link(old: Path, new: Path, sha256: str) -> bool:
+def _link(old: Path, new: Path, checksum: str) -> bool:
     """Replace a file by a hard link to an equal one, if that is still intact and can be linked."""
     spare = new.with_name(new.name + ".link")
     try:
-        if _sha256(old) != sha256:
+        if sha256(old) != checksum:
             return False
         os.link(old, spare)
         spare.replace(new)
@@ -265,7 +258,7 @@ def _claim(bundles: Path, partial: Path) -> Path:
             if not target.exists():
                 raise
             continue
-        _sync(bundles)
+        sync(bundles)
         return target
 
 
@@ -288,7 +281,7 @@ def point(bundles: Path, version: str) -> None:
         pointer.replace(bundles / CURRENT)
     finally:
         pointer.unlink(missing_ok=True)
-    _sync(bundles)
+    sync(bundles)
 
 
 def versions(bundles: Path) -> list[Path]:
@@ -332,12 +325,7 @@ def read_manifest(path: Path) -> Manifest:
     """
     try:
         raw = json.loads((path / MANIFEST).read_text())
-        if raw["format"] > FORMAT:
-            raise BundleError(
-                f"has format {raw['format']}, this memberwise reads up to {FORMAT}",
-                where=str(path),
-                fix="install a newer memberwise",
-            )
+        check_format(raw["format"], FORMAT, path)
         files = {
             str(n): {"sha256": str(f["sha256"]), "bytes": int(f["bytes"])} for n, f in raw["files"].items()
         }
@@ -355,32 +343,6 @@ def verify(path: Path) -> Manifest:
         Names the file that is missing, truncated or altered.
     """
     manifest = read_manifest(path)
-    for name, meta in manifest.files.items():
-        file = path / name
-        if not file.is_file():
-            raise BundleError("the file is missing", where=str(file), fix=_OTHER)
-        if file.stat().st_size != meta["bytes"]:
-            raise BundleError(
-                f"has {file.stat().st_size:,} bytes instead of {meta['bytes']:,}", where=str(file), fix=_OTHER
-            )
-        if _sha256(file) != meta["sha256"]:
-            raise BundleError(
-                "the checksum does not agree: the file was altered", where=str(file), fix=_OTHER
-            )
+    for name, entry in manifest.files.items():
+        check(path / name, entry, fix="use another version: memberwise bundles list PROJECT")
     return manifest
-
-
-_OTHER = "use another version: memberwise bundles PROJECT"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

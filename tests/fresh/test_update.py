@@ -238,14 +238,14 @@ def test_a_full_disk_leaves_the_version_before(
     copy: Copy, batches: Batches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = copy()
-    whole = bundle._sync
+    whole = bundle.sync
 
     def full(path: Path) -> None:
         if path.suffix == ".safetensors":
             raise OSError(errno.ENOSPC, "No space left on device")
         whole(path)
 
-    monkeypatch.setattr(bundle, "_sync", full)
+    monkeypatch.setattr(bundle, "sync", full)
     with pytest.raises(BundleError, match="No space left on device"):
         update(project, batches[0])
     monkeypatch.undo()

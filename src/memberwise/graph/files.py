@@ -15,7 +15,6 @@ a newer graph is another directory, in which equal files are hard links.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -29,6 +28,7 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
+from memberwise.data.sealed import check, check_format, seal, sync
 from memberwise.errors import BundleError
 from memberwise.graph.adjacency import Adjacency, Segment
 from memberwise.graph.nodes import Nodes
@@ -66,13 +66,13 @@ def write_graph(graph: HeteroGraph, folder: Path) -> None:
         }
         path = partial / MANIFEST
         path.write_text(json.dumps(manifest, indent=1))
-        _sync(path)
-        _sync(partial)
+        sync(path)
+        sync(partial)
         try:
             partial.rename(folder)
         except OSError as error:  # another writer was faster
             raise BundleError(f"cannot be put in place: {error.strerror}", where=str(folder)) from error
-        _sync(folder.parent)
+        sync(folder.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -82,14 +82,9 @@ def open_graph(folder: Path, verify: bool = True) -> HeteroGraph:
     path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_text())
-        if manifest["format"] > FORMAT:
-            raise BundleError(
-                f"has format {manifest['format']}, this memberwise reads up to {FORMAT}",
-                where=str(path),
-                fix="install a newer memberwise",
-            )
-        for name, meta in manifest["files"].items():
-            _check(folder / name, meta, verify)
+        check_format(manifest["format"], FORMAT, path)
+        for name, entry in manifest["files"].items():
+            check(folder / name, entry, _FIX, deep=verify)
         nodes = {n["type"]: _open_nodes(folder, i, n) for i, n in enumerate(manifest["nodes"])}
         adjacency, features = {}, {}
         for i, e in enumerate(manifest["edges"]):
@@ -120,9 +115,7 @@ class _Writer:
 
     def done(self, name: str) -> None:
         """Force a file to disk and note its checksum."""
-        path = self.folder / name
-        _sync(path)
-        self.files[name] = {"sha256": _sha256(path), "bytes": path.stat().st_size}
+        self.files[name] = seal(self.folder / name)
 
     def _link(self, name: str, array: npt.NDArray[Any]) -> bool:
         mapped = array.base
@@ -193,27 +186,3 @@ def _map(path: Path) -> npt.NDArray[Any]:
     """A mapped array as a plain one (kernels know no other), read-only."""
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     return np.asarray(array)
-
-
-def _check(file: Path, meta: Mapping[str, Any], verify: bool) -> None:
-    if not file.is_file():
-        raise BundleError("the file is missing", where=str(file), fix=_FIX)
-    if file.stat().st_size != meta["bytes"]:
-        raise BundleError(
-            f"has {file.stat().st_size:,} bytes instead of {meta['bytes']:,}", where=str(file), fix=_FIX
-        )
-    if verify and _sha256(file) != meta["sha256"]:
-        raise BundleError("the checksum does not agree: the file was altered", where=str(file), fix=_FIX)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from memberwise.data.sealed import sha256, sync
 from memberwise.errors import DataError
 
 
@@ -34,13 +34,7 @@ class Dataset:
     files: Mapping[str, Path]
 
 
-def sha256_of(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def verified(path: Path, sha256: str) -> Path:
+def verified(path: Path, expected: str) -> Path:
     """Give the path back if its bytes are the expected ones.
 
     Raises
@@ -50,7 +44,7 @@ def verified(path: Path, sha256: str) -> Path:
     """
     if not path.is_file():
         raise DataError("the file is missing", where=str(path), fix="reinstall memberwise")
-    if sha256_of(path) != sha256:
+    if sha256(path) != expected:
         raise DataError(
             "the file is damaged: its SHA-256 differs", where=str(path), fix="reinstall memberwise"
         )
@@ -79,17 +73,8 @@ def publish(path: Path, write: Callable[[Path], None]) -> None:
     temporary = Path(name)
     try:
         write(temporary)
-        _sync(temporary)
+        sync(temporary)
         os.replace(temporary, path)
-        _sync(path.parent)
+        sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file's content, or a directory's names, are on disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

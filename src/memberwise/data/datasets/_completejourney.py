@@ -14,8 +14,9 @@ from typing import Literal
 
 import polars as pl
 
-from memberwise.data.datasets._base import Dataset, cache_directory, publish, sha256_of
+from memberwise.data.datasets._base import Dataset, cache_directory, publish
 from memberwise.data.datasets._negatives import Draw, PopularityDraw, UniformDraw, draw_negatives
+from memberwise.data.sealed import sha256
 from memberwise.errors import ConfigError, DataError
 
 _FIRST_WEEK = 34
@@ -80,7 +81,7 @@ def completejourney(
     if not _is_valid(path):
         source = _source()
         publish(path, _impressions(source, variant).write_parquet)
-        note = {"recipe": _RECIPE, "sha256": sha256_of(path)}
+        note = {"recipe": _RECIPE, "sha256": sha256(path)}
         publish(_note_of(path), lambda temporary: _write_json(temporary, note))
     return Dataset(
         name="Complete Journey impressions",
@@ -106,7 +107,7 @@ def _is_valid(path: Path) -> bool:
         note = json.loads(_note_of(path).read_text(encoding="utf-8"))
     except json.JSONDecodeError:
         return False
-    return bool(note == {"recipe": _RECIPE, "sha256": sha256_of(path)})
+    return bool(note == {"recipe": _RECIPE, "sha256": sha256(path)})
 
 
 def _source() -> Path:
