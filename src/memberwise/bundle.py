@@ -174,9 +174,10 @@ def publish(
             if before is not None and shared and name in before.files:
                 files[name] = before.files[name]  # the maker shared it
                 continue
-            files[name] = entry = {"sha256": sha256(path), "bytes": path.stat().st_size}
-            same = before is not None and before.files.get(name) == entry
-            if not (same and parent is not None and _link(parent / name, path, entry["sha256"])):
+            checksum = sha256(path)
+            files[name] = {"sha256": checksum, "bytes": path.stat().st_size}
+            same = before is not None and before.files.get(name) == files[name]
+            if not (same and parent is not None and _link(parent / name, path, checksum)):
                 sync(path)
         accept(files)
         created = datetime.now(UTC).isoformat(timespec="seconds")

@@ -108,7 +108,7 @@ def test_a_stop_and_a_resume_change_nothing(tmp_path: Path, changes: dict[str, A
     whole.fit()
     for stop in (8, 21):
         part = _trainer(tmp_path / "part", **config)
-        part.watchers.append(_StopAfter(stop))
+        part.run.watchers.append(_StopAfter(stop))
         with pytest.raises(_StopError):
             part.fit(resume=True)
     rest = _trainer(tmp_path / "part", **config)

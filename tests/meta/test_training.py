@@ -97,7 +97,7 @@ def test_the_log_tells_what_adaptation_adds(trained: Any):
     learned = [r for r in valid if "stretch" not in r]
     assert learned[-1]["log_loss"] < learned[-1]["log_loss_unadapted"] - 0.1
     assert run.at.best == min(r["log_loss"] for r in valid)
-    lines = (run.run / "log.jsonl").read_text().splitlines()
+    lines = run.run.log.read_text().splitlines()
     assert [json.loads(line) for line in lines] == run.records
 
 
@@ -117,7 +117,7 @@ def test_a_stop_changes_nothing(tmp_path: Path):
                 raise StopError
 
     cut = trainer(tmp_path / "cut", **settings)[0]
-    cut.watchers = [Killer()]
+    cut.run.watchers = [Killer()]
     with pytest.raises(StopError):
         cut.fit()
     again = trainer(tmp_path / "cut", **settings)[0]

@@ -18,8 +18,9 @@ from memberwise.graph.node_table import typed_hashes
 from memberwise.graph.records import Records
 from memberwise.graph.section import GraphConfig
 from memberwise.graph.store import HeteroGraph
-from memberwise.graph.training import GraphTrainer, Watcher
+from memberwise.graph.training import GraphTrainer
 from memberwise.graph.types import parse_edge
+from memberwise.nn.run_folder import Watcher
 
 VALID = 0.1
 """Share of the records, the newest, that decide when training stops."""

@@ -1,26 +1,20 @@
 """Training of the encoder: adaptive neighbours, shared queries, early stopping, and exact resume.
 
-A run folder holds
-
-- ``log.jsonl``: one record per evaluation;
-- ``checkpoint.safetensors``: model, optimisers, schedule, position, random state (from time to time);
-- ``best.safetensors``: the weights with the best metric so far.
+Its run folder (`memberwise.nn.run_folder`) holds one record per evaluation.
 """
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from memberwise.errors import ConfigError, DataError
+from memberwise.errors import DataError
 from memberwise.graph.batches import ThreadQueue
 from memberwise.graph.config import GraphTrainingConfig
 from memberwise.graph.evaluation import ColdNodes, link_auc
@@ -32,21 +26,12 @@ from memberwise.graph.optimizer import GraphOptimizer
 from memberwise.graph.parallel import Team
 from memberwise.graph.precision import autocast
 from memberwise.graph.schedule import FanOutSchedule
-from memberwise.nn.checkpoint import load_tensors, save_tensors
+from memberwise.nn.devices import choose_device
+from memberwise.nn.run_folder import RunFolder, Watcher, below
 
 Arrays = dict[str, npt.NDArray[Any]]
 Supply = Callable[[Sequence[BatchRequest]], Iterator[Arrays]]
 """Answers requests in their order, perhaps ahead of time."""
-
-
-class Watcher(Protocol):
-    """Sees a training go by: a progress bar."""
-
-    def record(self, record: Mapping[str, Any]) -> None:
-        """One record of the log."""
-
-    def progress(self, step: int, steps: int, rows: int) -> None:
-        """After every batch."""
 
 
 @dataclass
@@ -61,7 +46,6 @@ class Position:
     best_step: int = 0
     since_best: int = 0
     finished: bool = False
-    cpu_seconds: float = 0.0
     losses: list[float] = field(default_factory=list)
     """Of the batches since the last evaluation."""
 
@@ -110,11 +94,10 @@ class GraphTrainer:
         supply: Supply | None = None,
         team: Team | None = None,
     ) -> None:
-        self.device = choose_device(config.device)
+        self.device = choose_device(config.device, "graph.training.device")
         self.model, self.feed, self.valid = model.to(self.device), train, valid
         self.config, self.fan_out, self.cold = config, fan_out, cold
-        self.run, self.seed, self.identity, self.watchers = run, seed, identity, list(watchers)
-        self.team = team or Team.current()
+        self.seed, self.team = seed, team or Team.current()
         self.supply: Supply = supply or self._ahead
         if train.batches < self.team.size or not valid.batches:
             raise DataError(
@@ -133,8 +116,19 @@ class GraphTrainer:
         spread = np.linspace(0, valid.batches - 1, min(wanted, valid.batches)).astype(int)
         self.evaluated = sorted({int(i) for i in spread})
         self.at = Position()
-        self.records: list[dict[str, Any]] = []
-        self._started = self._last_checkpoint = 0.0
+        fixed = {
+            "training settings": config.model_dump(mode="json", exclude={"workers"}),
+            "encoder settings": model.config.model_dump(mode="json"),
+            "fan-out": fan_out,
+            "seed": seed,
+            "data": identity,
+        }
+        self.run = RunFolder(run, fixed, config.checkpoint_seconds, watchers, writes=self.team.rank == 0)
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """The log."""
+        return self.run.records
 
     # -- the loop ---------------------------------------------------------------------------------
 
@@ -146,22 +140,16 @@ class GraphTrainer:
         resume
             Go on from the last checkpoint, if there is one. The result is the same as without a stop.
         """
-        self.run.mkdir(parents=True, exist_ok=True)
-        if resume and self._checkpoint.exists():
-            self._load()
-        else:
+        if not (resume and self._resume()):
+            self.run.begin()
             self.team.start_alike(self.model)
-            if self.team.rank == 0:
-                for old in (self._checkpoint, self._best, self.run / "log.jsonl"):
-                    old.unlink(missing_ok=True)
             torch.manual_seed(self.seed + self.team.rank)
-        self._started = time.process_time() - self.at.cpu_seconds
-        self._last_checkpoint = time.monotonic()
         while not self.at.finished:
             self._stretch()
-        if self.team.rank == 0:
-            self._save()
-        self._restore_best()
+        self._save()
+        if self.team.size > 1:
+            torch.distributed.barrier()
+        self.model.load_state_dict(self.run.best_weights())
         return self.at
 
     def _stretch(self) -> None:
@@ -216,8 +204,7 @@ class GraphTrainer:
                 self.at.step += 1
         self.at.batch += 1
         self.at.seen += 1
-        for watcher in self.watchers:
-            watcher.progress(self.at.seen, self.total_batches, len(batch))
+        self.run.progress(self.at.seen, self.total_batches, len(batch))
 
     def _evaluate(self) -> None:
         values = link_auc(
@@ -235,118 +222,50 @@ class GraphTrainer:
         grown = self.schedule.observe(metric)
         if better:
             self.at.best, self.at.best_step, self.at.since_best = metric, self.at.step, 0
-            if self.team.rank == 0:
-                save_tensors(self._best, self.model.state_dict(), {"step": self.at.step, **values})
+            self.run.keep_best(self.model.state_dict(), step=self.at.step, **values)
         elif not grown:  # with more neighbours it gets another chance
             self.at.since_best += 1
         self.at.finished = self.at.since_best >= self.config.patience
         self._record(best=better, fan_out=used, **values)
 
     def _record(self, **values: Any) -> None:
-        self.at.cpu_seconds = time.process_time() - self._started
         loss = float(np.mean(self.at.losses)) if self.at.losses else None
         self.at.losses = []
-        record = {
-            "split": "graph",
-            "step": self.at.step,
-            "epoch": self.at.epoch,
-            "cpu_seconds": round(self.at.cpu_seconds, 3),
-            "train_loss": loss,
+        self.run.record(
+            split="graph",
+            step=self.at.step,
+            epoch=self.at.epoch,
+            cpu_seconds=round(self.run.cpu_seconds, 3),
+            train_loss=loss,
             **{k: None if isinstance(v, float) and np.isnan(v) else v for k, v in values.items()},
-        }
-        self.records.append(record)
-        if self.team.rank:
-            return
-        with (self.run / "log.jsonl").open("a") as f:
-            f.write(json.dumps(record) + "\n")
-        for watcher in self.watchers:
-            watcher.record(record)
+        )
 
     # -- checkpoints ------------------------------------------------------------------------------
 
-    @property
-    def _checkpoint(self) -> Path:
-        return self.run / "checkpoint.safetensors"
-
-    @property
-    def _best(self) -> Path:
-        return self.run / "best.safetensors"
-
-    def _restore_best(self) -> None:
-        if self.team.size > 1:
-            torch.distributed.barrier()
-        self.model.load_state_dict(load_tensors(self._best)[0])
-
     def _maybe_save(self) -> None:
-        due = time.monotonic() - self._last_checkpoint >= self.config.checkpoint_seconds
         # Half-gathered gradients are no part of a checkpoint.
-        if due and self.team.size == 1 and not self.optimizer.gathered:
+        if self.run.due and self.team.size == 1 and not self.optimizer.gathered:
             self._save()
-            self._last_checkpoint = time.monotonic()
 
     def _save(self) -> None:
-        self.at.cpu_seconds = time.process_time() - self._started
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         tensors |= {f"optimizer.{k}": v for k, v in self.optimizer.tensors().items()}
-        tensors["random"] = torch.get_rng_state()
-        state = {
-            "position": asdict(self.at),
-            "schedule": self.schedule.state(),
-            "sparse_steps": self.optimizer.sparse.steps,
-            "records": len(self.records),
-            **self._fixed(),
-        }
-        save_tensors(self._checkpoint, tensors, state)
+        self.run.save(
+            tensors | {"random": torch.get_rng_state()},
+            position=asdict(self.at),
+            schedule=self.schedule.state(),
+            sparse_steps=self.optimizer.sparse.steps,
+        )
 
-    def _fixed(self) -> dict[str, Any]:
-        """What must not change between a stop and its resume."""
-        return {
-            "training settings": self.config.model_dump(mode="json", exclude={"workers"}),
-            "encoder settings": self.model.config.model_dump(mode="json"),
-            "fan-out": self.fan_out,
-            "seed": self.seed,
-            "data": self.identity,
-        }
-
-    def _load(self) -> None:
-        tensors, state = load_tensors(self._checkpoint)
-        for key, value in self._fixed().items():
-            if state.get(key) != value:
-                raise ConfigError(
-                    f"the checkpoint was made with other {key}",
-                    where=str(self._checkpoint),
-                    fix="run without --resume, or restore what was changed",
-                )
+    def _resume(self) -> bool:
+        """Go on from the last checkpoint; False if there is none."""
+        if (found := self.run.resume()) is None:
+            return False
+        tensors, state = found
         self.at = Position(**state["position"])
         self.schedule.load(state["schedule"])
-        self.model.load_state_dict(_below(tensors, "model."))
-        self.optimizer.load(_below(tensors, "optimizer."))
+        self.model.load_state_dict(below(tensors, "model."))
+        self.optimizer.load(below(tensors, "optimizer."))
         self.optimizer.sparse.steps = state["sparse_steps"]
         torch.set_rng_state(tensors["random"])
-        log = self.run / "log.jsonl"
-        lines = log.read_text().splitlines()[: state["records"]] if log.exists() else []
-        self.records = [json.loads(line) for line in lines]
-        log.write_text("".join(line + "\n" for line in lines))  # what came after the checkpoint comes again
-
-
-def _below(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of a name; ``auto`` takes a GPU if there is one.
-
-    Raises
-    ------
-    ConfigError
-        If the device is not there.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            f"{name!r} is not a device of this machine", where="graph.training.device", fix="use auto or cpu"
-        ) from error
-    return torch.device(name)
+        return True

@@ -1,44 +1,31 @@
 """The outer loop: batches of tasks, early stopping on valid, a log, exact resume after any stop.
 
-A run folder holds the same files as the ranker's: ``log.jsonl``, ``checkpoint.safetensors`` and
-``best.safetensors``.
+What it leaves on the way lies in a run folder (`memberwise.nn.run_folder`).
 """
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from memberwise import metrics
-from memberwise.errors import ConfigError, DataError
+from memberwise.errors import DataError
 from memberwise.meta.config import MetaTrainingConfig
 from memberwise.meta.episodes import Tasks, epoch
 from memberwise.meta.generate import generate
 from memberwise.meta.learner import MetaLearner
 from memberwise.meta.rows import Rows, entity_features, segment
-from memberwise.nn.checkpoint import load_tensors, save_tensors
+from memberwise.nn.run_folder import RunFolder, Watcher, below
 
 REPORT_STEPS = 20
 STRETCHES = (0.5, 2.0, 4.0, 8.0)
 """Factors of the step sizes that are tried on valid at the end."""
-
-
-class Watcher(Protocol):
-    """Sees a training go by."""
-
-    def record(self, record: Mapping[str, Any]) -> None:
-        """One record of the log."""
-
-    def progress(self, step: int, steps: int, rows: int) -> None:
-        """After every step."""
 
 
 @dataclass
@@ -51,7 +38,6 @@ class Progress:
     best: float | None = None
     since_best: int = 0
     finished: bool = False
-    cpu_seconds: float = 0.0
     loss_sum: float = 0.0
     loss_count: int = 0
 
@@ -101,11 +87,16 @@ class MetaTrainer:
                 fix="lower meta.training.min_rows, or leave meta out",
             )
         self.learner, self.rows, self.train, self.valid = learner, rows, train, valid
-        self.config, self.run, self.seed, self.identity = config, run, seed, identity
+        self.config, self.seed = config, seed
         self.tuned = {k: p for k, p in tuned.items() if config.ranker_lr > 0}
-        self.watchers = list(watchers)
         self.at = Progress()
-        self.records: list[dict[str, Any]] = []
+        fixed = {
+            "training settings": config.model_dump(mode="json"),
+            "inner settings": learner.inner.config.model_dump(mode="json"),
+            "seed": seed,
+            "data": identity,
+        }
+        self.run = RunFolder(run, fixed, config.checkpoint_seconds, watchers)
         shown = min(len(train), config.tasks_per_epoch or len(train))
         self.batches = -(-shown // config.tasks_per_step)
         self.evaluate_every = max(1, -(-self.batches // config.evaluations_per_epoch))
@@ -120,7 +111,11 @@ class MetaTrainer:
             groups.append({"params": list(self.tuned.values()), "lr": config.ranker_lr, "weight_decay": 0.0})
         self.parameters: list[nn.Parameter] = [p for g in groups for p in g["params"]]
         self.optimizer = torch.optim.AdamW(groups, fused=self.parameters[0].device.type in ("cpu", "cuda"))
-        self._started = self._saved = 0.0
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """The log."""
+        return self.run.records
 
     # -- the loop ---------------------------------------------------------------------------------
 
@@ -130,20 +125,14 @@ class MetaTrainer:
         What is kept is never worse on valid than the ranker without embeddings: if nothing is better, step
         sizes of zero and an output layer of zero are kept, and every embedding is zero.
         """
-        self.run.mkdir(parents=True, exist_ok=True)
-        if resume and self._checkpoint.exists():
-            self._load()
-        else:
-            for old in (self._checkpoint, self._best, self.run / "log.jsonl"):
-                old.unlink(missing_ok=True)
-        self._started = time.process_time() - self.at.cpu_seconds
-        self._saved = time.monotonic()
+        if not (resume and self._resume()):
+            self.run.begin()
         if self.at.best is None:
             self._evaluate()
         while not self.at.finished:
             self._epoch()
         self._save()
-        self._restore(load_tensors(self._best)[0])
+        self._restore(self.run.best_weights())
         self._stretch()
         return self.at
 
@@ -162,9 +151,8 @@ class MetaTrainer:
                 self._evaluate()
                 if self.at.finished:
                     return
-            if time.monotonic() - self._saved >= config.checkpoint_seconds:
+            if self.run.due:
                 self._save()
-                self._saved = time.monotonic()
         self.at.epoch, self.at.batch = self.at.epoch + 1, 0
         self.at.finished = self.at.epoch >= config.epochs
 
@@ -188,8 +176,7 @@ class MetaTrainer:
         self.at.batch += 1
         self.at.loss_sum += value
         self.at.loss_count += 1
-        for watcher in self.watchers:
-            watcher.progress(self.at.step, self.config.epochs * self.batches, len(query.owner))
+        self.run.progress(self.at.step, self.config.epochs * self.batches, len(query.owner))
 
     # -- valid ------------------------------------------------------------------------------------
 
@@ -212,10 +199,10 @@ class MetaTrainer:
             weights = self._weights()
             self.at.best = values["log_loss_unadapted"]
             weights["meta.log_rates"] = torch.full_like(inner.log_rates, -torch.inf)
-            save_tensors(self._best, weights, {"step": 0, **values})
+            self.run.keep_best(weights, step=0, **values)
         if better := values["log_loss"] < self.at.best:
             self.at.best, self.at.since_best = values["log_loss"], 0
-            save_tensors(self._best, self._weights(), {"step": self.at.step, **values})
+            self.run.keep_best(self._weights(), step=self.at.step, **values)
         elif self.at.step:
             self.at.since_best += 1
         self._record(split="valid", best=better, **values)
@@ -246,81 +233,46 @@ class MetaTrainer:
             self._record(split="valid", best=True, log_loss=best, auc=auc, stretch=factor)
 
     def _record(self, **values: Any) -> None:
-        self.at.cpu_seconds = time.process_time() - self._started
         inner = self.learner.inner
         kappa = 0.0 if inner.log_shrinkage is None else float(inner.log_shrinkage.detach().exp())
-        record = {
-            "step": self.at.step,
-            "epoch": self.at.epoch,
-            "cpu_seconds": round(self.at.cpu_seconds, 3),
+        self.run.record(
+            step=self.at.step,
+            epoch=self.at.epoch,
+            cpu_seconds=round(self.run.cpu_seconds, 3),
             **values,
-            "rates": [round(r, 5) for r in inner.log_rates.detach().exp().tolist()],
-            "kappa": round(kappa, 4),
-        }
-        self.records.append(record)
-        with (self.run / "log.jsonl").open("a") as f:
-            f.write(json.dumps(record) + "\n")
-        for watcher in self.watchers:
-            watcher.record(record)
+            rates=[round(r, 5) for r in inner.log_rates.detach().exp().tolist()],
+            kappa=round(kappa, 4),
+        )
 
     # -- checkpoints ------------------------------------------------------------------------------
-
-    @property
-    def _checkpoint(self) -> Path:
-        return self.run / "checkpoint.safetensors"
-
-    @property
-    def _best(self) -> Path:
-        return self.run / "best.safetensors"
 
     def _weights(self) -> dict[str, Tensor]:
         found = {f"meta.{k}": v for k, v in self.learner.inner.state_dict().items()}
         return found | {f"tuned.{k}": p.detach() for k, p in self.tuned.items()}
 
     def _restore(self, tensors: Mapping[str, Tensor]) -> None:
-        found = {k[5:]: v for k, v in tensors.items() if k.startswith("meta.")}
-        self.learner.inner.load_state_dict(found)
+        self.learner.inner.load_state_dict(below(tensors, "meta."))
         with torch.no_grad():
             for name, p in self.tuned.items():
                 p.copy_(tensors[f"tuned.{name}"])
 
     def _save(self) -> None:
-        self.at.cpu_seconds = time.process_time() - self._started
         tensors = self._weights()
         for i, p in enumerate(self.parameters):
             tensors |= {f"optimizer.{i}.{k}": torch.as_tensor(v) for k, v in self.optimizer.state[p].items()}
-        state = {"progress": asdict(self.at), "records": len(self.records), **self._fixed()}
-        save_tensors(self._checkpoint, tensors, state)
+        self.run.save(tensors, progress=asdict(self.at))
 
-    def _fixed(self) -> dict[str, Any]:
-        """What must not change between a stop and its resume."""
-        return {
-            "training settings": self.config.model_dump(mode="json"),
-            "inner settings": self.learner.inner.config.model_dump(mode="json"),
-            "seed": self.seed,
-            "data": self.identity,
-        }
-
-    def _load(self) -> None:
-        tensors, state = load_tensors(self._checkpoint)
-        for key, value in self._fixed().items():
-            if state.get(key) != value:
-                raise ConfigError(
-                    f"the checkpoint was made with other {key}",
-                    where=str(self._checkpoint),
-                    fix="run without --resume, or restore what was changed",
-                )
+    def _resume(self) -> bool:
+        """Go on from the last checkpoint; False if there is none."""
+        if (found := self.run.resume()) is None:
+            return False
+        tensors, state = found
         self.at = Progress(**state["progress"])
         self._restore(tensors)
         for i, p in enumerate(self.parameters):
-            prefix = f"optimizer.{i}."
-            found = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
-            if found:
-                self.optimizer.state[p] = found
-        log = self.run / "log.jsonl"
-        lines = log.read_text().splitlines()[: state["records"]] if log.exists() else []
-        self.records = [json.loads(line) for line in lines]
-        log.write_text("".join(line + "\n" for line in lines))  # what came after the checkpoint comes again
+            if mine := below(tensors, f"optimizer.{i}."):
+                self.optimizer.state[p] = mine
+        return True
 
 
 def score(
