@@ -23,14 +23,17 @@ import numpy as np
 import polars as pl
 import psutil
 import pytest
+from typer.testing import CliRunner
 
 from memberwise import bundle
+from memberwise.cli import app
+from memberwise.errors import BundleError
 from memberwise.project import Project
 from memberwise.recommender import Recommender
 from memberwise.serving.follow import Follower
 from memberwise.serving.journal import Journal, StorageError
 from memberwise.serving.sources import Directory
-from support.server import Running
+from support.server import Running, write_project
 
 TORCH = ("--engine", "torch", "--clock", "log")
 
@@ -219,6 +222,15 @@ def test_a_damaged_newest_version_does_not_keep_a_server_from_starting(project: 
     keeper = Keeper(project.bundles, ServingSettings(engine="torch"))
     assert keeper.open().version == "000001"
     assert list(keeper.refused) == ["000002"]
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_who_starts_a_server_without_a_version_is_told(project: Project, workers: str) -> None:
+    shutil.rmtree(project.bundles)
+    command = ["serve", str(write_project(project)), "--port", "0", "--workers", workers]
+    done = CliRunner().invoke(app, command)
+    assert isinstance(done.exception, BundleError)
+    assert "memberwise fit PROJECT" in str(done.exception)
 
 
 @pytest.mark.slow

@@ -161,7 +161,8 @@ def create_app(server: Server) -> FastAPI:
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
-        await asyncio.to_thread(server.keeper.open)
+        if server.keeper.served is None:
+            await asyncio.to_thread(server.keeper.open)
         server.keeper.watch()
         yield
         server.stopping = True

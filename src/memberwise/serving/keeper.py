@@ -17,6 +17,11 @@ from memberwise.serving.stores import VectorStore
 log = logging.getLogger("memberwise.serving")
 
 
+def no_version(bundles: Path) -> BundleError:
+    """The error where nothing was ever published."""
+    return BundleError("there is no version to serve", where=str(bundles), fix="memberwise fit PROJECT")
+
+
 class Keeper:
     """Watches which version is current and serves the newest that loads.
 
@@ -66,9 +71,7 @@ class Keeper:
         """
         now = self._looked = bundle.current(self.bundles)
         if now is None:
-            raise BundleError(
-                "there is no version to serve", where=str(self.bundles), fix="memberwise fit PROJECT"
-            )
+            raise no_version(self.bundles)
         names = [now, *(v.name for v in reversed(bundle.versions(self.bundles)) if v.name < now)]
         for name in names:
             found = self._load(name)

@@ -12,9 +12,11 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from memberwise import bundle
 from memberwise.project import Project
 from memberwise.serving import logs
 from memberwise.serving.app import Server, create_app
+from memberwise.serving.keeper import no_version
 from memberwise.serving.settings import TOKEN_VARIABLE, ServingSettings
 
 _SETTINGS, _PROJECT = "MEMBERWISE_SERVING", "MEMBERWISE_PROJECT"
@@ -74,6 +76,11 @@ def serve(project: Project, settings: ServingSettings) -> None:
         What to serve.
     settings
         How; with several workers they share the port, and each has the whole version.
+
+    Raises
+    ------
+    BundleError
+        If no version can be served.
     """
     PatientProtocol.read_timeout = settings.read_timeout
     common: dict[str, Any] = {
@@ -90,8 +97,12 @@ def serve(project: Project, settings: ServingSettings) -> None:
     }
     if settings.workers == 1:
         logs.to_json()
-        uvicorn.Server(uvicorn.Config(create_app(Server(project, settings)), **common)).run()
+        server = Server(project, settings)
+        server.keeper.open()  # here, where it can still be said to the person who started it
+        uvicorn.Server(uvicorn.Config(create_app(server), **common)).run()
         return
+    if bundle.current(project.bundles) is None:
+        raise no_version(project.bundles)
     with TemporaryDirectory() as counters:
         # Workers begin anew and find their settings in the environment.
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = counters
