@@ -96,6 +96,7 @@ def test_explains_how_near_the_graph_sees_them(client: TestClient, graphed: Proj
     found = part.candidates("m3", part.moment)  # type: ignore[attr-defined]
     assert found is not None
     items = ask(client, "m3", explain=True)["items"]
+    assert {name for i in items for name in i["shares"]} == {"ranker"}  # the graph has no logit of its own
     near = {i["item"]: i["similarity"] for i in items}
     assert sorted(near, key=lambda i: -near[i]) == found.to_list()
     assert all("similarity" not in i for i in ask(client, "m3")["items"])

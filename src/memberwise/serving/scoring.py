@@ -112,7 +112,7 @@ def finish(rec: Recommender, looked: Looked, explain: bool = False) -> Scores:
     shares = {"ranker": logits} if explain else {}
     for name, part in rec.parts.items():
         before, logits = logits, part.adjust(looked.arrays, logits)
-        if explain:
+        if explain and logits is not before:  # parts that only make vectors add nothing of their own
             shares[name] = logits - before
     return Scores(sigmoid(logits), shares)
 
