@@ -288,7 +288,7 @@ for line in sys.stdin:
         other.stdin.close()
     store.put_many("1", "item", KEYS[:1], VECTORS[:1])  # into what stands there now
     assert get(store, "1", "item", KEYS)[1].sum() == 1
-    assert not list(tmp_path.glob(".filling-*"))
+    assert not list(tmp_path.glob(".away-*"))
 
 
 @pytest.mark.parametrize("moment", ["put", "fill"])
@@ -323,6 +323,28 @@ while True:
         assert there.all()
         assert len(np.unique(found)) == 1  # of one write, whole
     store.close()
+
+
+def test_what_killed_writers_leave_is_removed_and_what_living_ones_write_is_not(tmp_path: Path) -> None:
+    store = LmdbStore(tmp_path)
+    (tmp_path / ".away-left").mkdir()
+    (tmp_path / ".away-left" / "data.mdb").write_bytes(b"x")
+    with store._draft() as spare:
+        LmdbStore(tmp_path)
+        assert spare.is_dir()
+        assert not (tmp_path / ".away-left").exists()
+    assert not list(tmp_path.iterdir())
+
+
+def test_versions_that_others_drop_are_let_go(tmp_path: Path) -> None:
+    """A server that lives for many versions holds none of them open."""
+    store = LmdbStore(tmp_path)
+    for k in range(1, 6):
+        store.fill(str(k), {"item": line(KEYS, VECTORS)})
+        if k > 1:  # as another process would
+            os.rename(tmp_path / str(k - 1), tmp_path / f".away-{k}")
+        assert get(store, str(k), "item", KEYS)[1].all()
+    assert list(store._open) == ["5"]
 
 
 def test_members_who_are_forgotten_are_not_published(store: VectorStore, personalised: Project) -> None:

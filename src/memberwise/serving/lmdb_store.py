@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import threading
-import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import lmdb
@@ -20,7 +21,8 @@ from memberwise.serving.stores import F32, LATEST, Flags, no_version, packed, un
 
 _MAP = 1 << 38  # address space, not memory or disk
 _FILE = "data.mdb"
-_ABANDONED = 600.0
+_AWAY = ".away-"
+"""Before the names of directories that are no versions: not yet, or not any more."""
 
 
 class LmdbStore:
@@ -40,9 +42,7 @@ class LmdbStore:
         folder.mkdir(parents=True, exist_ok=True)
         self._open: dict[str, tuple[int, lmdb.Environment]] = {}
         self._lock = threading.RLock()
-        for left in folder.glob(".filling-*"):  # of a process that was killed
-            if time.time() - left.stat().st_mtime > _ABANDONED:
-                shutil.rmtree(left, ignore_errors=True)
+        self._sweep()
 
     def close(self) -> None:
         """Let go of the environments."""
@@ -53,37 +53,61 @@ class LmdbStore:
 
     def fill(self, version: str, vectors: Mapping[str, EmbeddingTimeline]) -> bool:
         """See `VectorStore`. A version whose file is damaged is replaced."""
-        place = self.folder / version
         if self._is_whole(version):
             return False
-        spare = self.folder / f".filling-{uuid.uuid4().hex}"
         try:
-            env = _environment(spare, create=True)
-            try:
-                with env.begin(write=True) as transaction, transaction.cursor() as cursor:
-                    for feature, timeline in vectors.items():
-                        new = timeline.latest()
-                        transaction.put(_width(feature), str(new.dim).encode())
-                        values = packed(new.keys, new.cutoffs, _single(new.vectors), new.dim, feature)
-                        cursor.putmulti(zip(_names(feature, new.keys), values, strict=True))
-            finally:
-                env.close()
-            with self._lock:
-                if self._is_whole(version):  # another process was faster
-                    return False
-                shutil.rmtree(place, ignore_errors=True)
-                try:
-                    spare.rename(place)
-                except OSError:
-                    if not self._is_whole(version):
-                        raise
-                    return False
-            _sync(self.folder)
-            return True
+            with self._draft() as spare:
+                return self._fill(version, vectors, spare)
         except (lmdb.Error, OSError) as error:
-            raise DataError(f"cannot be written: {error}", where=str(place)) from error
+            raise DataError(f"cannot be written: {error}", where=str(self.folder / version)) from error
+
+    def _fill(self, version: str, vectors: Mapping[str, EmbeddingTimeline], spare: Path) -> bool:
+        env, place = _environment(spare, create=True), self.folder / version
+        try:
+            with env.begin(write=True) as transaction, transaction.cursor() as cursor:
+                for feature, timeline in vectors.items():
+                    new = timeline.latest()
+                    transaction.put(_width(feature), str(new.dim).encode())
+                    values = packed(new.keys, new.cutoffs, _single(new.vectors), new.dim, feature)
+                    cursor.putmulti(zip(_names(feature, new.keys), values, strict=True))
+        finally:
+            env.close()
+        with self._lock:
+            if self._is_whole(version):  # another process was faster
+                return False
+            shutil.rmtree(place, ignore_errors=True)
+            try:
+                spare.rename(place)
+            except OSError:
+                if not self._is_whole(version):
+                    raise
+                return False
+        _sync(self.folder)
+        return True
+
+    @contextmanager
+    def _draft(self) -> Iterator[Path]:
+        """A new directory, locked while its writer lives; removed if left over."""
+        spare = self.folder / f"{_AWAY}{uuid.uuid4().hex}"
+        spare.mkdir()
+        held = os.open(spare, os.O_RDONLY)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            yield spare
         finally:
             shutil.rmtree(spare, ignore_errors=True)
+            os.close(held)
+
+    def _sweep(self) -> None:
+        """Remove what was put away, and what writers that were killed have left."""
+        for left in self.folder.glob(f"{_AWAY}*"):
+            with suppress(OSError):  # gone, or its writer lives
+                held = os.open(left, os.O_RDONLY)
+                try:
+                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(left, ignore_errors=True)
+                finally:
+                    os.close(held)
 
     def get_many(
         self, version: str, asked: Mapping[str, U64], moment: int = LATEST
@@ -104,16 +128,22 @@ class LmdbStore:
 
     def put_many(self, version: str, feature: str, keys: U64, vectors: F32, since: int = ALWAYS) -> None:
         """See `VectorStore`."""
-        while True:
+        try:
             with self._lock:
-                env = self._environment(version)
-                with env.begin(write=True) as transaction, transaction.cursor() as cursor:
-                    if self._stands(version) != self._open[version][0]:
-                        continue  # replaced while this process waited for its turn
-                    width = _width_of(transaction, version, feature)
-                    values = packed(keys, since, _single(vectors), width, feature)
-                    cursor.putmulti(sorted(zip(_names(feature, keys), values, strict=True)))
-                return
+                while not self._put(version, feature, keys, vectors, since):
+                    pass  # replaced while this process waited for its turn
+        except lmdb.Error as error:
+            raise DataError(f"cannot be written: {error}", where=str(self.folder / version)) from error
+
+    def _put(self, version: str, feature: str, keys: U64, vectors: F32, since: int) -> bool:
+        env = self._environment(version)
+        with env.begin(write=True) as transaction, transaction.cursor() as cursor:
+            if self._stands(version) != self._open[version][0]:
+                return False
+            width = _width_of(transaction, version, feature)
+            values = packed(keys, since, _single(vectors), width, feature)
+            cursor.putmulti(sorted(zip(_names(feature, keys), values, strict=True)))
+        return True
 
     def delete(self, feature: str, keys: U64) -> int:
         """See `VectorStore`. (What is to leave no byte on disk goes with its whole version: `drop`.)"""
@@ -135,10 +165,10 @@ class LmdbStore:
                 held[1].close()
             try:
                 # Away in one step: nobody may open a half of it.
-                gone = (self.folder / version).rename(self.folder / f".filling-{uuid.uuid4().hex}")
+                (self.folder / version).rename(self.folder / f"{_AWAY}{uuid.uuid4().hex}")
             except FileNotFoundError:
                 raise no_version(version) from None
-        shutil.rmtree(gone, ignore_errors=True)
+        self._sweep()
 
     def keys(self, version: str, feature: str) -> U64:
         """See `VectorStore`."""
@@ -178,6 +208,8 @@ class LmdbStore:
                 del self._open[version]
             if now is None:
                 raise no_version(version)
+            for other in [v for v, (stood, _) in self._open.items() if self._stands(v) != stood]:
+                self._open.pop(other)[1].close()  # dropped by another process: let go of its disk space
             env = _environment(self.folder / version, create=False)
             self._open[version] = now, env
             return env
