@@ -131,7 +131,7 @@ def test_resume_is_as_if_there_had_been_no_stop(
     assert resumed.at.best == whole.at.best
     clean = [{k: v for k, v in r.items() if k != "cpu_seconds"} for r in whole.records]
     assert [{k: v for k, v in r.items() if k != "cpu_seconds"} for r in resumed.records] == clean
-    logged = [json.loads(line) for line in (resumed.run / "log.jsonl").read_text().splitlines()]
+    logged = [json.loads(line) for line in resumed.run.log.read_text().splitlines()]
     assert logged == resumed.records
 
 
@@ -201,7 +201,7 @@ def test_a_checkpoint_of_other_settings_or_data_is_refused(trainer: Callable[...
 def test_a_damaged_checkpoint_says_so(trainer: Callable[..., Trainer]) -> None:
     t = trainer()
     t.fit()
-    path = t.run / "checkpoint.safetensors"
+    path = t.run.checkpoint
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(Exception, match="cannot be read") as error:
         trainer().fit(resume=True)

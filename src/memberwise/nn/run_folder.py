@@ -135,6 +135,10 @@ class RunFolder:
             return
         with self.log.open("a") as file:
             file.write(json.dumps(values) + "\n")
+        self.tell(**values)
+
+    def tell(self, **values: Any) -> None:
+        """Tell the watchers alone."""
         for watcher in self.watchers:
             watcher.record(values)
 

@@ -1,20 +1,16 @@
 """The training loop: early stopping, best weights, a log, and exact resume after any stop.
 
-A run folder holds
-
-- ``log.jsonl``: one record per report of the train loss and per evaluation of valid;
-- ``checkpoint.safetensors``: model, optimisers, loader position, random state (from time to time);
-- ``best.safetensors``: the weights with the best metric so far.
+Its run folder (`memberwise.nn.run_folder`) holds a record per report of the train loss and per evaluation of
+valid.
 """
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +19,9 @@ import torch
 from memberwise import metrics
 from memberwise.data.batch import Batch
 from memberwise.data.loader import Loader, Position
-from memberwise.errors import ConfigError, DataError
-from memberwise.nn.checkpoint import load_tensors, save_tensors
+from memberwise.errors import DataError
+from memberwise.nn.devices import choose_device
+from memberwise.nn.run_folder import RunFolder, Watcher, below
 from memberwise.ranking.config import TrainingConfig
 from memberwise.ranking.loss import multitask_loss
 from memberwise.ranking.optimizers import Optimizers
@@ -42,16 +39,6 @@ _METRICS: dict[str, tuple[Callable[..., float], int]] = {
 }
 
 
-class Watcher(Protocol):
-    """Sees a training go by: a progress bar, TensorBoard."""
-
-    def record(self, record: Mapping[str, Any]) -> None:
-        """One record of the log; its ``split`` is train or valid, or resume where a training goes on."""
-
-    def progress(self, step: int, steps: int, rows: int) -> None:
-        """After every step."""
-
-
 @dataclass
 class Progress:
     """Where a training stands."""
@@ -63,7 +50,6 @@ class Progress:
     best_step: int = 0
     since_best: int = 0
     finished: bool = False
-    cpu_seconds: float = 0.0
     wait_seconds: float = 0.0
     losses: list[float] = field(default_factory=list)
     """Of the steps since the last report."""
@@ -104,18 +90,28 @@ class Trainer:
         identity: str = "",
         watchers: Sequence[Watcher] = (),
     ) -> None:
-        self.device = choose_device(config.device)
+        self.device = choose_device(config.device, "training.device")
         self.ranker = ranker.to(self.device)
         self.train_rows, self.valid_rows, self.config = train, valid, config
-        self.run, self.seed, self.identity, self.watchers = run, seed, identity, list(watchers)
+        self.seed = seed
         self.total_steps = config.epochs * train.batches
         self.evaluate_every = max(1, -(-train.batches // config.evaluations_per_epoch))
         self.task_weights = torch.tensor(list(task_weights), device=self.device)
         self.optimizers = Optimizers(ranker, config, self.total_steps)
         self.at = Progress()
-        self.records: list[dict[str, Any]] = []
         self._valid_labels = np.asarray(valid.arrays["labels"])
-        self._started = self._last_checkpoint = 0.0
+        fixed = {
+            "training settings": config.model_dump(mode="json"),
+            "ranker settings": ranker.config.model_dump(mode="json"),
+            "seed": seed,
+            "data": identity,
+        }
+        self.run = RunFolder(run, fixed, config.checkpoint_seconds, watchers)
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """The log."""
+        return self.run.records
 
     # -- the loop ---------------------------------------------------------------------------------
 
@@ -127,22 +123,16 @@ class Trainer:
         resume
             Go on from the last checkpoint, if there is one. The result is the same as without a stop.
         """
-        self.run.mkdir(parents=True, exist_ok=True)
-        if resume and self._checkpoint.exists():
-            self._load()
-            for watcher in self.watchers:
-                watcher.record({"split": "resume", "step": self.at.step, "epoch": self.at.epoch})
+        if resume and self._resume():
+            self.run.tell(split="resume", step=self.at.step, epoch=self.at.epoch)
         else:
-            for old in (self._checkpoint, self._best, self.run / "log.jsonl"):
-                old.unlink(missing_ok=True)
+            self.run.begin()
             torch.manual_seed(self.seed)
             prime(self.ranker, self.train_rows)
-        self._started = time.process_time() - self.at.cpu_seconds
-        self._last_checkpoint = time.monotonic()
         while not self.at.finished:
             self._epoch()
         self._save()
-        self.ranker.load_state_dict(load_tensors(self._best)[0])
+        self.ranker.load_state_dict(self.run.best_weights())
         if self.config.platt and self.ranker.curves is None:
             self._calibrate()
         return self.at
@@ -168,7 +158,8 @@ class Trainer:
                 self._evaluate()
                 if self.at.finished:
                     return
-            self._maybe_save()
+            if self.run.due:
+                self._save()
             waited = time.monotonic()
         self.at.epoch, self.at.batch = self.at.epoch + 1, 0
         self.at.finished = self.at.epoch >= self.config.epochs
@@ -188,8 +179,7 @@ class Trainer:
         self.optimizers.step(loss, self.at.step)
         self.at.step += 1
         self.at.batch += 1
-        for watcher in self.watchers:
-            watcher.progress(self.at.step, self.total_steps, len(batch))
+        self.run.progress(self.at.step, self.total_steps, len(batch))
         return value
 
     def _evaluate(self) -> None:
@@ -209,101 +199,34 @@ class Trainer:
         better = self.at.best is None or sign * (value - self.at.best) > 0
         if better:
             self.at.best, self.at.best_step, self.at.since_best = value, self.at.step, 0
-            save_tensors(self._best, self.ranker.state_dict(), {"step": self.at.step, **values})
+            self.run.keep_best(self.ranker.state_dict(), step=self.at.step, **values)
         else:
             self.at.since_best += 1
         self._record(split="valid", best=better, **values)
         self.at.finished = self.at.since_best >= self.config.patience
 
     def _record(self, **values: Any) -> None:
-        self.at.cpu_seconds = time.process_time() - self._started
-        record = {
-            "step": self.at.step,
-            "epoch": self.at.epoch,
-            "cpu_seconds": round(self.at.cpu_seconds, 3),
-            **values,
-        }
-        self.records.append(record)
-        with (self.run / "log.jsonl").open("a") as f:
-            f.write(json.dumps(record) + "\n")
-        for watcher in self.watchers:
-            watcher.record(record)
+        cpu = round(self.run.cpu_seconds, 3)
+        self.run.record(step=self.at.step, epoch=self.at.epoch, cpu_seconds=cpu, **values)
 
     # -- checkpoints ------------------------------------------------------------------------------
 
-    @property
-    def _checkpoint(self) -> Path:
-        return self.run / "checkpoint.safetensors"
-
-    @property
-    def _best(self) -> Path:
-        return self.run / "best.safetensors"
-
-    def _maybe_save(self) -> None:
-        if time.monotonic() - self._last_checkpoint >= self.config.checkpoint_seconds:
-            self._save()
-            self._last_checkpoint = time.monotonic()
-
     def _save(self) -> None:
-        self.at.cpu_seconds = time.process_time() - self._started
         tensors = {f"model.{k}": v for k, v in self.ranker.state_dict().items()}
         tensors |= {f"optimizer.{k}": v for k, v in self.optimizers.tensors().items()}
         tensors["random"] = torch.get_rng_state()
-        state = {
-            "progress": asdict(self.at),
-            "sparse_steps": self.optimizers.sparse.steps,
-            "records": len(self.records),
-            **self._fixed(),
-        }
-        save_tensors(self._checkpoint, tensors, state)
+        self.run.save(tensors, progress=asdict(self.at), sparse_steps=self.optimizers.sparse.steps)
 
-    def _fixed(self) -> dict[str, Any]:
-        """What must not change between a stop and its resume."""
-        return {
-            "training settings": self.config.model_dump(mode="json"),
-            "ranker settings": self.ranker.config.model_dump(mode="json"),
-            "seed": self.seed,
-            "data": self.identity,
-        }
-
-    def _load(self) -> None:
-        tensors, state = load_tensors(self._checkpoint)
-        for key, value in self._fixed().items():
-            if state.get(key) != value:
-                raise ConfigError(
-                    f"the checkpoint was made with other {key}",
-                    where=str(self._checkpoint),
-                    fix="run without --resume, or restore what was changed",
-                )
+    def _resume(self) -> bool:
+        """Go on from the last checkpoint; False if there is none."""
+        if (found := self.run.resume()) is None:
+            return False
+        tensors, state = found
         self.at = Progress(**state["progress"])
-        self.ranker.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
-        found = {k[10:]: v for k, v in tensors.items() if k.startswith("optimizer.")}
-        self.optimizers.load(found, state["sparse_steps"])
+        self.ranker.load_state_dict(below(tensors, "model."))
+        self.optimizers.load(below(tensors, "optimizer."), state["sparse_steps"])
         torch.set_rng_state(tensors["random"])
-        log = self.run / "log.jsonl"
-        lines = log.read_text().splitlines()[: state["records"]] if log.exists() else []
-        self.records = [json.loads(line) for line in lines]
-        log.write_text("".join(line + "\n" for line in lines))  # what came after the checkpoint comes again
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of a name; ``auto`` takes a GPU if there is one.
-
-    Raises
-    ------
-    ConfigError
-        If the device is not there.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            f"{name!r} is not a device of this machine", where="training.device", fix="use auto or cpu"
-        ) from error
-    return device
+        return True
 
 
 def prime(ranker: Ranker, train: Loader) -> None:

@@ -23,10 +23,10 @@ from memberwise.data.negatives import NegativeSampler
 from memberwise.data.pipeline import FeaturePipeline
 from memberwise.data.prepare import Prepared, Progress, check_new_events
 from memberwise.errors import ConfigError, DataError
+from memberwise.nn.run_folder import Watcher
 from memberwise.project import Project
 from memberwise.ranking.predict import sigmoid
 from memberwise.ranking.ranker import Ranker
-from memberwise.ranking.trainer import Watcher
 from memberwise.recommender import evaluating, request, retrieval, storing
 from memberwise.recommender.exploring import Explore, ranked
 from memberwise.recommender.fitting import fit_parts, fitting_alone, prepared_rows, train

@@ -21,9 +21,10 @@ from memberwise.data.pipeline import FeaturePipeline
 from memberwise.data.prepare import Prepared, Progress, fingerprint, prepare
 from memberwise.errors import ConfigError, DataError, MemberwiseError
 from memberwise.locks import alone
+from memberwise.nn.run_folder import Watcher
 from memberwise.project import Project
 from memberwise.ranking.ranker import Ranker
-from memberwise.ranking.trainer import Trainer, Watcher
+from memberwise.ranking.trainer import Trainer
 from memberwise.recommender.loading import loader
 from memberwise.recommender.parts import PARTS, Fitting
 

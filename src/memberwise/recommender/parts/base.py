@@ -16,9 +16,9 @@ from memberwise.data.hashing import U64
 from memberwise.data.pipeline import FeaturePipeline
 from memberwise.data.prepare import Prepared, Progress
 from memberwise.data.timeline import EmbeddingTimeline
+from memberwise.nn.run_folder import Watcher
 from memberwise.project import Project, ProjectConfig
 from memberwise.ranking.ranker import Ranker
-from memberwise.ranking.trainer import Watcher
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 Logits = npt.NDArray[np.float32]
