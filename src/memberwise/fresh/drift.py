@@ -209,9 +209,10 @@ class Drift:
         if not gone:
             watch = len(self.of("watch"))
             return "Nothing has drifted" + (f"; {watch} to watch." if watch else ".")
-        named = ", ".join(f"{c.measure} of {c.name}" for c in gone[:3]) + (", ..." if len(gone) > 3 else "")
+        named = ", ".join(c.name if c.measure == "psi" else f"{c.measure} of {c.name}" for c in gone[:3])
+        more = f" and {len(gone) - 3} more" if len(gone) > 3 else ""
         advice = " Train again in full." if self.advises_retraining else ""
-        return f"{len(gone)} of {len(self.changes)} have drifted: {named}.{advice}"
+        return f"{len(gone)} of {len(self.changes)} have drifted: {named}{more}.{advice}"
 
     def to_records(self) -> list[dict[str, Any]]:
         """One plain record a change, for the report and for JSON."""

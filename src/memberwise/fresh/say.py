@@ -22,14 +22,15 @@ def update(outcome: Outcome, out: Console) -> None:
         out.print(f"Learned: {', '.join(outcome.plan.learns)}", highlight=False)
     if outcome.before:
         out.print(_quality(outcome))
-    if outcome.drift is not None:
+    advice = outcome.plan.advice if outcome.plan else ()
+    if outcome.drift is not None and outcome.drift.sentence() not in advice:
         out.print(f"Drift since the fit: {outcome.drift.sentence()}", highlight=False)
     spent = ", ".join(f"{step} {seconds:.2f}" for step, seconds in outcome.seconds.items())
     out.print(f"CPU-seconds: {spent}", highlight=False)
     for reason in outcome.why:
         out.print(f"[yellow]Forced past the gate:[/] {reason}", highlight=False)
-    for advice in outcome.plan.advice if outcome.plan else ():
-        out.print(f"[yellow]Advice:[/] {advice}", highlight=False)
+    for said in advice:
+        out.print(f"[yellow]Advice:[/] {said}", highlight=False)
     out.print(f"Published [bold]{outcome.version}[/]", soft_wrap=True, highlight=False)
 
 
