@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from memberwise.errors import ConfigError
 from memberwise.graph import EdgeArrays, HeteroGraph, SeedBatch
-from memberwise.graph.config import EncoderConfig
+from memberwise.graph.config import EncoderConfig, TemporalConfig
 from memberwise.graph.degrees import WINDOWS, degrees
 from memberwise.graph.feed import BatchRequest
 from memberwise.graph.link_batch import LinkBatch
@@ -189,7 +189,7 @@ def test_degrees_by_counting(event: int) -> None:
 
 
 def test_log_q_and_accidental_hits() -> None:
-    w = world(communities(members=4, items=6, events=200))
+    w = world(communities(members=4, items=6, events=200), small(temporal=None))
     feed = w.feed(30, negatives=4)
     arrays = feed.batch(BatchRequest(3, 2, 4, 0))
     records = w.records.take(slice(90, 120))
@@ -207,6 +207,26 @@ def test_log_q_and_accidental_hits() -> None:
         share = (count + strength * share) / (there.sum() + strength)
     expected = np.log(1 - np.exp(-(30 * share + 4 / 6)))
     np.testing.assert_allclose(arrays["log_q"][: len(own)], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(("recurrence", "group_size"), [(3, 1), (3, 4), (100, 4)])
+def test_what_a_model_remembers_is_no_accidental_hit(recurrence: int, group_size: int) -> None:
+    temporal = TemporalConfig(length=6, heads=2, prefix=2, recurrence=recurrence, long_term=None)
+    w = world(communities(members=8, items=30, events=100), small(temporal=temporal))
+    arrays = w.feed(30, negatives=9).batch(BatchRequest(1, 2, group_size, 0))
+    records = w.records.take(slice(30, 60))
+    groups = grouped(records, group_size)
+    own = np.unique(records.destinations)
+    some = 0
+    for i, source in enumerate(records.sources):
+        before = (w.records.sources == source) & (w.records.times < groups.times[groups.group[i]])
+        past = set(w.records.destinations[before][-recurrence:])
+        chosen = set(records.destinations[records.sources == source])
+        found = set(own[arrays["forbidden"][i, : len(own)]])
+        assert found == chosen - past
+        assert not arrays["forbidden"][i, len(own) :].any()
+        some += len(chosen & past)
+    assert some
 
 
 def test_small_things() -> None:

@@ -84,6 +84,11 @@ class EncoderConfig(Model):
         return max(self.temporal.length, self.temporal.recurrence) if self.temporal is not None else 0
 
     @property
+    def remembers(self) -> bool:
+        """Whether the model sees which candidates a member chose before."""
+        return self.temporal is not None and self.temporal.recurrence > 0
+
+    @property
     def searchable(self) -> bool:
         """Whether a member's vector does not depend on the candidate, so that an index can be searched."""
         return self.decoder == "cosine" and not self.destination_neighbours

@@ -222,7 +222,7 @@ class GraphEncoder:
         if not acting or recurrence is None or query.activities is None:
             return Embedded(z.numpy(), keys)
         numbers, _ = queries.activities(seeds)
-        numbers = numbers[:, -len(recurrence.position) :]
+        numbers = numbers[:, -recurrence.length :]
         recent = np.where(numbers < 0, -1, numbers - queries.table.numbers.start(self.destination_type))
         return Embedded(z.numpy(), keys, recent.astype(np.int32), recurrence(query.activities).numpy())
 

@@ -271,6 +271,11 @@ class LinkFeed:
             "forbidden": _chosen(records.sources, column, len(candidates)),
             "uniform": np.arange(len(candidates)) >= len(own),
         }
+        if self.queries.config.remembers:
+            # A model that sees what a member chose before must learn which of it comes next: all of it counts.
+            assert self.queries.config.temporal is not None
+            length = self.queries.config.temporal.recurrence
+            arrays["forbidden"] &= ~_remembered(arrays, length)[groups.group]
         return arrays
 
     def _log_q(self, recent: npt.NDArray[np.float32], size: int, first: int) -> npt.NDArray[np.float32]:
@@ -295,3 +300,15 @@ def _chosen(sources: I32, columns: I64, candidates: int) -> npt.NDArray[np.bool_
     hits = np.zeros((int(source.max()) + 1, candidates), bool)
     hits[source, columns] = True
     return hits[source]
+
+
+def _remembered(arrays: Arrays, length: int) -> npt.NDArray[np.bool_]:
+    """Candidates among the newest activities of each query. ``[G, C]``"""
+    activities, candidates = arrays["source.activities.nodes"][:, -length:], arrays["destination.seeds"]
+    place = np.full(len(arrays["ids"]), -1)
+    place[candidates] = np.arange(len(candidates))
+    column = np.where(activities < 0, -1, place[activities])
+    seen = np.zeros((len(activities), len(candidates)), bool)
+    group, at = np.nonzero(column >= 0)
+    seen[group, column[group, at]] = True
+    return seen

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -10,15 +12,18 @@ from memberwise.graph.sage import AGE_SCALES, age_basis
 
 GAIN = 12.0
 """Logits per unit of a parameter: a habit is worth several, but weights move in small steps."""
+FACTS = 2 * (1 + len(AGE_SCALES)) + 7
 
 
 class Recurrence(nn.Module):
-    """Bonus (or malus) of the items that a member chose before, by how long ago and how many others since.
+    """Bonus (or malus) of the items that a member chose before.
 
-    ``r(s, d) = 12 sum_{i: a_i = d} p_i + w . phi(t - t_i) + b_kind``
+    ``r(s, d) = 12 (p_k + w . x + v . relu(W x) + b_kind)``, with k the number of other items chosen since d
 
-    An inner product of two embeddings can hardly say "exactly the last one"; this can, and it learns from the
-    log whether members come back to an item or never do. It starts at zero.
+    The facts x are the ages of d's and of the member's newest activity, how often d is among the activities,
+    k, and the habits of the member: how often it does the same twice in a row, how many different items it
+    knows. An inner product of two embeddings can hardly say "exactly the last one"; this can, and it learns
+    from the log whether members come back to an item, to which, and who does. It starts at zero.
 
     Parameters
     ----------
@@ -26,26 +31,32 @@ class Recurrence(nn.Module):
         Places for activities.
     kinds : int
         Edge types.
+    hidden : int
+        Width of the hidden layer.
     """
 
-    def __init__(self, length: int, kinds: int) -> None:
+    def __init__(self, length: int, kinds: int, hidden: int = 16) -> None:
         super().__init__()
-        self.position = nn.Parameter(torch.zeros(length))
-        self.age = nn.Linear(1 + len(AGE_SCALES), 1, bias=False)
+        self.length = length
+        self.rank = nn.Parameter(torch.zeros(length))
+        self.direct = nn.Linear(FACTS, 1, bias=False)
+        self.up, self.down = nn.Linear(FACTS, hidden), nn.Linear(hidden, 1, bias=False)
         self.kind = nn.Embedding(kinds, 1)
-        nn.init.zeros_(self.age.weight)
-        nn.init.zeros_(self.kind.weight)
+        for weight in (self.direct.weight, self.down.weight, self.kind.weight):
+            nn.init.zeros_(weight)
 
     def forward(self, activities: Activities) -> Tensor:
-        """The bonus of every activity of the newest ones, zero where there is none. ``[G, N]``"""
-        activities = activities.newest(len(self.position))
-        n = activities.nodes.shape[1]
-        bonus = self.position[len(self.position) - n :] + self.age(age_basis(activities.ages)).squeeze(-1)
-        bonus = bonus + self.kind(activities.kinds).squeeze(-1)
-        return GAIN * bonus * activities.mask
+        """The bonus of the item of every activity, at its newest one; zero elsewhere. ``[G, N]``"""
+        activities = activities.newest(self.length)
+        items = Items.of(activities)
+        kinds = activities.kinds[items.row, items.place].long()
+        bonus = self.rank.index_select(0, items.since) + self.kind.weight.index_select(0, kinds).squeeze(-1)
+        bonus = bonus + (self.direct(items.facts) + self.down(torch.relu(self.up(items.facts)))).squeeze(-1)
+        total = torch.zeros(activities.nodes.shape, device=bonus.device)
+        return total.index_put((items.row, items.place), GAIN * bonus)
 
     def matrix(self, activities: Activities, candidates: Tensor, nodes: int) -> Tensor:
-        """Sum of the bonuses of every member for every candidate.
+        """The bonuses of every member for every candidate.
 
         Parameters
         ----------
@@ -62,8 +73,62 @@ class Recurrence(nn.Module):
         """
         place = torch.full((nodes,), len(candidates), device=candidates.device)
         place[candidates.long()] = torch.arange(len(candidates), device=candidates.device)
-        newest = activities.newest(len(self.position)).nodes
+        newest = activities.newest(self.length).nodes
         column = place[newest.clamp_min(0).long()]
         total = torch.zeros(len(column), len(candidates) + 1, device=column.device)
         # What is no candidate falls into a column of its own.
         return total.scatter_add(1, column, self(activities))[:, :-1]
+
+
+@dataclass(frozen=True)
+class Items:
+    """The different items among the activities of some members.
+
+    Attributes
+    ----------
+    row, place : Tensor of int64, [P]
+        Member, and place of its newest activity with the item.
+    since : Tensor of int64, [P]
+        How many other items the member chose after it.
+    facts : Tensor of float32, [P, FACTS]
+        What the activities say of the item and of the member.
+    """
+
+    row: Tensor
+    place: Tensor
+    since: Tensor
+    facts: Tensor
+
+    @classmethod
+    def of(cls, activities: Activities) -> Items:
+        """Read the activities."""
+        nodes, mask, ages = activities.nodes, activities.mask, activities.ages
+        newest, often = runs(nodes)
+        newest &= mask
+        later = newest.flip(1).cumsum(1).flip(1) - newest.long()
+        row, place = newest.nonzero(as_tuple=True)
+        total, since, count = mask.sum(1).float(), later[row, place], often[row, place].float()
+        again = ((nodes[:, 1:] == nodes[:, :-1]) & mask[:, :-1]).sum(1)
+        habits = torch.stack([again / total, newest.sum(1) / total, total.log1p() / 5], 1)
+        facts = [
+            age_basis(ages[row, place]),
+            age_basis(ages[:, -1])[row],
+            torch.stack([count.log1p(), count / total[row], since.float().log1p(), (since == 0).float()], 1),
+            habits[row],
+        ]
+        return cls(row, place, since, torch.cat(facts, 1))
+
+
+def runs(nodes: Tensor) -> tuple[Tensor, Tensor]:
+    """Whether each value is the last of its kind in the row, and (where it is) how many there are of it.
+
+    ``[G, N] -> [G, N] of bool, [G, N] of int64``
+    """
+    n = nodes.shape[1]
+    ordered, order = nodes.sort(dim=1, stable=True)
+    border = ordered[:, 1:] != ordered[:, :-1]
+    edge = border.new_ones(len(nodes), 1)
+    at = torch.arange(n, device=nodes.device)
+    begin = torch.where(torch.cat([edge, border], 1), at, 0).cummax(1).values
+    last = border.new_zeros(nodes.shape).scatter_(1, order, torch.cat([border, edge], 1))
+    return last, torch.zeros_like(order).scatter_(1, order, at - begin + 1)
