@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from memberwise.errors import ConfigError
 from memberwise.graph import EdgeArrays, HeteroGraph, SeedBatch
 from memberwise.graph.config import EncoderConfig, TemporalConfig
-from memberwise.graph.degrees import WINDOWS, degrees
+from memberwise.graph.degrees import WINDOWS, crowds, degrees
 from memberwise.graph.feed import BatchRequest
 from memberwise.graph.link_batch import LinkBatch
 from memberwise.graph.queries import NodeNumbers, ages, distinct
@@ -186,6 +186,25 @@ def test_degrees_by_counting(event: int) -> None:
                     age = moment - e.time[k]
                     expected[numbers.offsets[i] + source] += [True, *(age <= w for w in WINDOWS)]
     np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_crowds_by_counting() -> None:
+    graph = communities(members=5, items=6, events=90, likes=True)
+    new = EdgeArrays(RATES, np.array([0, 1]), np.array([2, 2]), time=np.array([50 * DAY, 51 * DAY]))
+    graph, _ = graph.append([new])
+    numbers = NodeNumbers.of({t: graph.count(t) for t in graph.node_types})
+    edges = [graph.adjacency[e].coo() for e in (RATES, LIKES)]
+    target, time = (np.concatenate([getattr(e, name) for e in edges]) for name in ("target", "time"))
+    rng = np.random.default_rng(0)
+    item, then = rng.integers(0, 6, 40), rng.choice(time, 40)
+    now = np.maximum(rng.choice(time, 40), then)  # ends are left out on both sides
+    found = crowds(graph, numbers, item + numbers.start("item"), then, now)
+    expected = [
+        np.sum((target == d) & (time > a) & (time < b)) for d, a, b in zip(item, then, now, strict=True)
+    ]
+    np.testing.assert_allclose(np.expm1(found[:, 0]), expected, atol=1e-4)
+    nodes = item + numbers.start("item")
+    np.testing.assert_array_equal(found[:, 1:], degrees(graph, numbers, nodes, now))
 
 
 def test_log_q_and_accidental_hits() -> None:

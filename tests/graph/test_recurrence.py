@@ -1,5 +1,6 @@
 """What a member comes back to: by hand, item by item, and only for candidates."""
 
+import itertools
 import math
 
 import torch
@@ -8,17 +9,25 @@ from hypothesis import strategies as st
 from torch import nn
 
 from memberwise.graph.blocks import Activities
+from memberwise.graph.degrees import CROWD
 from memberwise.graph.recurrence import GAIN, Recurrence
 from memberwise.graph.sage import age_basis
 
 
-def _by_hand(net: Recurrence, nodes: list[int], kinds: list[int], ages: list[float], item: int) -> float:
+def _by_hand(
+    net: Recurrence,
+    nodes: list[int],
+    kinds: list[int],
+    ages: list[float],
+    crowd: list[list[float]],
+    item: int,
+) -> float:
     """The bonus of an item for a member with these activities (oldest first, no padding)."""
     if item not in nodes:
         return 0.0
     at = len(nodes) - 1 - nodes[::-1].index(item)
     since = len(set(nodes[at + 1 :]))
-    repeats = sum(a == b for a, b in zip(nodes, nodes[1:], strict=False))
+    repeats = sum(a == b for a, b in itertools.pairwise(nodes))
     facts = [
         *age_basis(torch.tensor(ages[at])).tolist(),
         *age_basis(torch.tensor(ages[-1])).tolist(),
@@ -29,6 +38,7 @@ def _by_hand(net: Recurrence, nodes: list[int], kinds: list[int], ages: list[flo
         repeats / len(nodes),
         len(set(nodes)) / len(nodes),
         math.log1p(len(nodes)) / 5,
+        *crowd[at],
     ]
     x = torch.tensor(facts)
     bonus = net.rank[since] + net.direct(x) + net.down(torch.relu(net.up(x))) + net.kind.weight[kinds[at]]
@@ -46,9 +56,10 @@ def test_the_matrix_is_the_sum_over_items(chosen: list[int], seed: int) -> None:
     kinds = torch.randint(0, 2, (2, 6))
     ages = (torch.rand(2, 6) * 40).sort(1, descending=True).values
     candidates = torch.tensor([3, 9, 0, 4], dtype=torch.int32)
-    found = net.matrix(Activities(nodes, kinds, ages), candidates, 12)
+    crowd = torch.rand(2, 6, CROWD)
+    found = net.matrix(Activities(nodes, kinds, ages, crowd), candidates, 12)
     newest = slice(max(pad, 1), None)  # only five places
-    mine = [x[0, newest].tolist() for x in (nodes, kinds, ages)]
+    mine = [x[0, newest].tolist() for x in (nodes, kinds, ages, crowd)]
     with torch.no_grad():
         expected = torch.tensor([[_by_hand(net, *mine, int(c)) for c in candidates], [0.0] * 4])
     torch.testing.assert_close(found.detach(), expected, rtol=1e-4, atol=1e-3)

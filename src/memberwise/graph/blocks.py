@@ -90,11 +90,14 @@ class Activities:
         Edge types.
     ages : Tensor of float32, [G, N]
         Days to the moment of the query.
+    crowd : Tensor of float32, [G, N, CROWD], optional
+        What others did with the node (`memberwise.graph.degrees.crowds`), for what a member may come back to.
     """
 
     nodes: Tensor
     kinds: Tensor
     ages: Tensor
+    crowd: Tensor | None = None
 
     @property
     def mask(self) -> Tensor:
@@ -103,11 +106,13 @@ class Activities:
 
     def newest(self, length: int) -> Activities:
         """Only the last places."""
-        return Activities(self.nodes[:, -length:], self.kinds[:, -length:], self.ages[:, -length:])
+        crowd = None if self.crowd is None else self.crowd[:, -length:]
+        return Activities(self.nodes[:, -length:], self.kinds[:, -length:], self.ages[:, -length:], crowd)
 
     def to(self, device: torch.device) -> Activities:
         """The same activities on a device."""
-        return Activities(self.nodes.to(device), self.kinds.to(device), self.ages.to(device))
+        crowd = None if self.crowd is None else self.crowd.to(device)
+        return Activities(self.nodes.to(device), self.kinds.to(device), self.ages.to(device), crowd)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memberwise.graph.config import EncoderConfig
-from memberwise.graph.degrees import WINDOWS, degrees
+from memberwise.graph.degrees import CROWD, WINDOWS, crowds, degrees
 from memberwise.graph.link_batch import narrow
 from memberwise.graph.node_table import NodeTable
 from memberwise.graph.queries import Level, ages, distinct, layer_blocks, levels
@@ -169,10 +169,17 @@ class QueryMaker:
         assert self.config.temporal is not None
         nodes, times, kinds = self._recent(seeds, self.acts, self.config.activities)
         assert seeds.times is not None
-        return nodes, {
+        out: Arrays = {
             "source.activities.kinds": kinds,
             "source.activities.ages": ages(seeds.times[:, None], times),
         }
+        if self.config.remembers:
+            there = nodes >= 0
+            now = np.broadcast_to(seeds.times[:, None], nodes.shape)[there]
+            crowd = np.zeros((*nodes.shape, CROWD), np.float32)
+            crowd[there] = crowds(self.graph, self.table.numbers, nodes[there], times[there], now)
+            out["source.activities.crowd"] = crowd
+        return nodes, out
 
     def peers(self, seeds: SeedBatch) -> I64:
         """The newest neighbours of destinations before their moments."""
@@ -272,7 +279,7 @@ class LinkFeed:
             "uniform": np.arange(len(candidates)) >= len(own),
         }
         if self.queries.config.remembers:
-            # A model that sees what a member chose before must learn which of it comes next: all of it counts.
+            # A model that sees what a member chose before must learn which of it comes next.
             assert self.queries.config.temporal is not None
             length = self.queries.config.temporal.recurrence
             arrays["forbidden"] &= ~_remembered(arrays, length)[groups.group]

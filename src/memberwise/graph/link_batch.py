@@ -99,7 +99,9 @@ def query_of(arrays: Mapping[str, npt.NDArray[Any]], tower: str) -> Query:
         blocks.append(Block(*(tensor(f"{len(blocks)}.{name}") for name in _BLOCK)))
     activities = None
     if f"{tower}.activities.nodes" in arrays:
-        activities = Activities(*(tensor(f"activities.{name}") for name in ("nodes", "kinds", "ages")))
+        crowd = tensor("activities.crowd") if f"{tower}.activities.crowd" in arrays else None
+        nodes, kinds, ages = (tensor(f"activities.{name}") for name in ("nodes", "kinds", "ages"))
+        activities = Activities(nodes, kinds, ages, crowd)
     peers = tensor("peers") if f"{tower}.peers" in arrays else None
     return Query(tensor("seeds"), tuple(blocks), activities, peers)
 

@@ -8,22 +8,24 @@ import torch
 from torch import Tensor, nn
 
 from memberwise.graph.blocks import Activities
+from memberwise.graph.degrees import CROWD
 from memberwise.graph.sage import AGE_SCALES, age_basis
 
 GAIN = 12.0
 """Logits per unit of a parameter: a habit is worth several, but weights move in small steps."""
-FACTS = 2 * (1 + len(AGE_SCALES)) + 7
+FACTS = 2 * (1 + len(AGE_SCALES)) + 7 + CROWD
 
 
 class Recurrence(nn.Module):
     """Bonus (or malus) of the items that a member chose before.
 
-    ``r(s, d) = 12 (p_k + w . x + v . relu(W x) + b_kind)``, with k the number of other items chosen since d
+    ``r(s, d) = 12 (p_k + w . x + v . relu(W x + c) + b_kind)``, k: other items chosen since d
 
-    The facts x are the ages of d's and of the member's newest activity, how often d is among the activities,
-    k, and the habits of the member: how often it does the same twice in a row, how many different items it
-    knows. An inner product of two embeddings can hardly say "exactly the last one"; this can, and it learns
-    from the log whether members come back to an item, to which, and who does. It starts at zero.
+    The facts x are the ages of d's and of the member's newest activity, how often d is among the
+    activities, k, what others did with d since and of late, and the habits of the member: how often it does
+    the same twice in a row, how many different items it knows. An inner product of two embeddings can
+    hardly say "exactly the last one"; this can, and it learns from the log whether members come back to an
+    item, to which, and who does. It starts at zero.
 
     Parameters
     ----------
@@ -115,6 +117,7 @@ class Items:
             age_basis(ages[:, -1])[row],
             torch.stack([count.log1p(), count / total[row], since.float().log1p(), (since == 0).float()], 1),
             habits[row],
+            ages.new_zeros(len(row), CROWD) if activities.crowd is None else activities.crowd[row, place],
         ]
         return cls(row, place, since, torch.cat(facts, 1))
 

@@ -71,7 +71,9 @@ class AttentionAggregator(nn.Module):
         if not f:
             return own.new_zeros(m, d), own.new_zeros(m, 0)
         width = d // self.heads
-        pairs = self.key_value(states).index_select(0, block.neighbours.clamp_min(0).reshape(-1))
+        first, end = span(block.neighbours)
+        places = (block.neighbours - first).clamp_min(0).reshape(-1)
+        pairs = self.key_value(states[first:end]).index_select(0, places)
         keys, values = pairs.view(m, f, 2, self.heads, width).unbind(2)
         q = self.query(own).view(m, self.heads, width)
         logits = torch.einsum("mhw,mfhw->mfh", q, keys) / math.sqrt(width)
@@ -82,6 +84,17 @@ class AttentionAggregator(nn.Module):
         share = torch.softmax(logits.masked_fill(~mask, -1e9), 1) * mask
         mixed = torch.einsum("mfh,mfhw->mhw", share, values).reshape(m, d)
         return mixed, share.mean(2)
+
+
+def span(rows: Tensor) -> tuple[int, int]:
+    """The rows ``first .. end - 1`` hold all that are asked for; -1 is none, and one row is always in it.
+
+    Nodes of a type stand together: what no neighbour comes from is not looked at.
+    """
+    end = int(rows.max()) + 1
+    if end <= 0:
+        return 0, 1
+    return int(torch.where(rows < 0, end, rows).min()), end
 
 
 class SageLayer(nn.Module):
