@@ -15,6 +15,7 @@ from memberwise.project import Project
 from memberwise.ranking.predict import sigmoid
 from memberwise.recommender import Recommender
 from memberwise.schema import DAY, HOUR
+from memberwise.serving import engine
 from memberwise.serving.core import DenseCore
 from memberwise.serving.dense import DenseTransform
 from memberwise.serving.engine import (
@@ -193,8 +194,8 @@ def exported_parity(path: Path, folder: Path, compiled: bool = False) -> None:
     for rows in (1, 2, 77):
         inputs = [t.numpy() for t in example(rec.ranker, plan, rows)]
         theirs = TorchEngine(core)(inputs)[0]
-        for engine in engines:
-            mine = engine(inputs)[0]
+        for one in engines:
+            mine = one(inputs)[0]
             assert mine.shape == (rows, 2)
             np.testing.assert_allclose(sigmoid(mine), sigmoid(theirs), atol=1e-5)
             np.testing.assert_allclose(mine, theirs, atol=3e-5 * (1 + np.abs(theirs).max()))
@@ -202,6 +203,17 @@ def exported_parity(path: Path, folder: Path, compiled: bool = False) -> None:
 
 def test_exported_parity(tmp_path: Path) -> None:
     exported_parity(fitted_with(RANKERS["split"], tmp_path), tmp_path)
+
+
+def test_where_nothing_compiles_onnx_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No compiler, or one that takes too long: told in the log, and served by what there is."""
+    path = fitted_with(RANKERS["split"], tmp_path)
+    rec = Recommender.load(path)
+    engine.prepare(rec, path)
+    monkeypatch.setattr(engine, "_PATIENCE", 0.01)
+    assert engine.fast_engine(rec, path, "aoti").name == "float32"
+    monkeypatch.setattr(engine, "folder_of", lambda rec: tmp_path / "elsewhere")
+    assert FastScorer.load(rec, path, "float32").engine.name == "torch"
 
 
 @pytest.mark.slow

@@ -27,6 +27,7 @@ Inputs = Sequence[npt.NDArray[Any]]
 """``shared, own, wide, candidate, numbers, numbers``, then items, actions, ages, mask of each history."""
 FORMAT = 2
 FLOAT32, COMPILED = "float32.onnx", "compiled.pt2"
+_PATIENCE = 1800
 GATE = "gate.json"
 """What `memberwise compress` found of the int8 core beside it."""
 log = logging.getLogger("memberwise.serving")
@@ -222,7 +223,10 @@ def prepare(rec: Recommender, bundle: Path, name: str = FLOAT32) -> Path:
     if path.is_file():
         return path
     command = [sys.executable, "-m", "memberwise.serving.engine", str(bundle), name]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise RuntimeError(f"the ranker is not exported after {_PATIENCE} s") from error
     if done.returncode or not path.is_file():
         raise RuntimeError(f"the ranker cannot be exported: {done.stderr.strip()[-2000:]}")
     return path
@@ -231,7 +235,10 @@ def prepare(rec: Recommender, bundle: Path, name: str = FLOAT32) -> Path:
 def fast_engine(rec: Recommender, bundle: Path, name: str) -> Engine:
     """The engine of a version; int8 only where `memberwise compress` has found it good enough."""
     if name == "aoti":
-        return CompiledEngine(prepare(rec, bundle, COMPILED))
+        try:
+            return CompiledEngine(prepare(rec, bundle, COMPILED))
+        except RuntimeError as error:  # no compiler, most of all
+            log.warning("no machine code", extra={"fields": {"reason": str(error)}})
     path = prepare(rec, bundle)
     if name == "int8":
         small, gate = path.with_name("int8.onnx"), path.with_name(GATE)
