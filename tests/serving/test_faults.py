@@ -272,7 +272,7 @@ def test_several_workers_answer_count_store_and_swap_as_one(project: Project, la
         assert counted is not None
         assert float(counted[1]) == 40
         Recommender.load(project.bundles).update(late).save(project.bundles)
-        until, versions = time.monotonic() + 30, set()
+        until, versions = time.monotonic() + 90, set()
         while versions != {"000002"}:
             assert time.monotonic() < until
             time.sleep(0.2)

@@ -60,7 +60,11 @@ class Running:
         if token := self.environment.get("MEMBERWISE_TOKEN"):
             headers["Authorization"] = f"Bearer {token}"
         self.client = httpx.Client(base_url=self.url, timeout=20, headers=headers)
-        self.wait_ready()
+        try:
+            self.wait_ready()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -73,7 +77,7 @@ class Running:
                 self.process.kill()
                 self.process.wait()
 
-    def wait_ready(self, seconds: float = 60) -> None:
+    def wait_ready(self, seconds: float = 180) -> None:
         """Until /ready says so."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
@@ -87,7 +91,7 @@ class Running:
             time.sleep(0.1)
         raise AssertionError(f"the server is not ready:\n{self.log.read_text()}")
 
-    def wait_version(self, version: str, seconds: float = 30) -> None:
+    def wait_version(self, version: str, seconds: float = 60) -> None:
         """Until a version is in service."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
