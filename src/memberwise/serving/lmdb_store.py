@@ -21,6 +21,7 @@ from memberwise.serving.stores import F32, LATEST, Flags, no_version, packed, un
 
 _MAP = 1 << 38  # address space, not memory or disk
 _FILE = "data.mdb"
+_NAME = np.dtype([("feature", ">u8"), ("key", ">u8")])
 _AWAY = ".away-"
 """Before the names of directories that are no versions: not yet, or not any more."""
 
@@ -117,11 +118,11 @@ class LmdbStore:
         with self._lock:
             env = self._environment(version)
             try:
-                with env.begin() as transaction, transaction.cursor() as cursor:
+                with env.begin() as transaction:
                     for feature, keys in asked.items():
-                        width, names = _width_of(transaction, version, feature), _names(feature, keys)
-                        found = dict(cursor.getmulti(names))
-                        out[feature] = unpacked([found.get(name) for name in names], width, moment)
+                        width = _width_of(transaction, version, feature)
+                        values = list(map(transaction.get, _names(feature, keys)))
+                        out[feature] = unpacked(values, width, moment)
             except lmdb.Error as error:
                 raise DataError(f"cannot be read: {error}", where=str(self.folder / version)) from error
         return out
@@ -245,9 +246,10 @@ def _width(feature: str) -> bytes:
 
 def _names(feature: str, keys: U64) -> list[bytes]:
     """The feature's hash and the key, big-endian: LMDB keeps them in the order of the numbers."""
-    start = hash_text(feature).to_bytes(8, "big")
-    packed = keys.astype(">u8").tobytes()
-    return [start + packed[i : i + 8] for i in range(0, len(packed), 8)]
+    rows = np.empty(len(keys), _NAME)
+    rows["feature"], rows["key"] = hash_text(feature), keys
+    whole = rows.tobytes()
+    return [whole[i : i + 16] for i in range(0, len(whole), 16)]
 
 
 def _single(vectors: Vectors) -> F32:

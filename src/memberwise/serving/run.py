@@ -21,6 +21,7 @@ from memberwise.serving.settings import TOKEN_VARIABLE, ServingSettings
 
 _SETTINGS, _PROJECT = "MEMBERWISE_SERVING", "MEMBERWISE_PROJECT"
 READ_TIMEOUT = 10.0
+_SILENCE = 120
 
 
 class PatientProtocol(HttpToolsProtocol):
@@ -110,7 +111,10 @@ def serve(project: Project, settings: ServingSettings) -> None:
         os.environ[_PROJECT] = json.dumps([project.to_dict(), str(project.base.resolve())])
         if settings.token:
             os.environ[TOKEN_VARIABLE] = settings.token
-        uvicorn.run("memberwise.serving.run:worker", factory=True, workers=settings.workers, **common)
+        # A worker that imports, or loads a large version, may be silent for longer than the five seconds
+        # after which it would be taken for dead, killed and started again, for ever.
+        common |= {"workers": settings.workers, "timeout_worker_healthcheck": _SILENCE}
+        uvicorn.run("memberwise.serving.run:worker", factory=True, **common)
 
 
 def worker() -> FastAPI:
