@@ -167,6 +167,24 @@ def test_publishes_the_vectors_of_a_version(store: VectorStore, fitted: Project)
     assert store.versions() == ["000001", "000003"]
 
 
+def test_two_servers_publish_at_once(
+    store: VectorStore, fitted: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process drops an old version first: this one's is filled all the same."""
+    rec = Recommender.load(fitted.bundles)
+    for version in ("000001", "000002"):
+        publish(rec, store, version)
+    drop = store.drop
+
+    def twice(version: str) -> None:
+        drop(version)
+        drop(version)
+
+    monkeypatch.setattr(store, "drop", twice)
+    publish(rec, store, "000003")
+    assert store.versions() == ["000002", "000003"]
+
+
 def test_a_pin_names_what_a_version_holds(fitted: Project, project: Project) -> None:
     path = project.bundles / "000001"
     before = pin(path)

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from memberwise import bundle
 from memberwise.data import tombstones
-from memberwise.errors import ConfigError
+from memberwise.errors import ConfigError, DataError
 from memberwise.project import Project
 from memberwise.recommender import Recommender
 from memberwise.serving.stores import VectorStore
@@ -53,7 +53,7 @@ def publish(rec: Recommender, store: VectorStore, version: str, keep: int = 2) -
     if store.fill(version, lines):
         others = [v for v in store.versions() if v != version]
         for old in others[: len(others) - keep + 1]:
-            store.drop(old)
+            _drop(store, old)
     return list(lines)
 
 
@@ -66,13 +66,22 @@ def refill(project: Project, store: VectorStore) -> str | None:
         The pin of the current version, if there is one.
     """
     for version in store.versions():
-        store.drop(version)
+        _drop(store, version)
     if bundle.current(project.bundles) is None:
         return None
     rec = Recommender.load(project.bundles)
     version = pin(bundle.resolve(project.bundles))
     publish(rec, store, version)
     return version
+
+
+def _drop(store: VectorStore, version: str) -> None:
+    """Drop a version, unless another process was faster."""
+    try:
+        store.drop(version)
+    except DataError:
+        if version in store.versions():
+            raise
 
 
 def open_store(project: Project, address: str) -> VectorStore | None:
