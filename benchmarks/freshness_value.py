@@ -255,7 +255,7 @@ def _interval(found: Any) -> str:
 def main() -> None:
     """Run both logs."""
     quick = quick_asked(str(__doc__))
-    logs = ("movietweetings",) if quick else ("movietweetings", "completejourney")
+    logs = ("movietweetings",) if quick else ("completejourney", "movietweetings")
     report = Report("freshness_value", [t for log in logs for t in targets(log)])
     report.versions |= {p: version(p) for p in ("torch", "numpy", "scikit-learn", "lightgbm")}
     for name in logs:
