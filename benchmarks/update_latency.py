@@ -45,7 +45,7 @@ PLAIN, META = "all but meta", "with meta refresh"
 PARTS: dict[str, Any] = {"effects": {}, "exploration": {}, "incremental": {"every": 5}}
 SECTIONS: dict[str, dict[str, Any]] = {
     PLAIN: PARTS,
-    META: PARTS | {"meta": {"training": {"epochs": 1, "tasks_per_epoch": 8192}}},
+    META: PARTS | {"meta": {"training": {"epochs": 1, "tasks_per_epoch": 1024}}},
 }
 LIMITS = {PLAIN: 2.0, META: 10.0}
 GROWTH = 1.5
