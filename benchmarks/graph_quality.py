@@ -87,6 +87,8 @@ def run(
 ) -> dict[str, tuple[npt.NDArray[np.float64], float]]:
     """Ranks ``[seeds, E, 2]`` and mean CPU seconds of every arm and baseline."""
     cells: dict[str, list[tuple[Cell, float]]] = {}
+    if all(nodes.content is None for nodes in log.graph.nodes.values()):
+        arms = [a for a in arms if not a.densify]
     for seed in seeds:
         shown = [a for a in arms if seed == seeds[0] or a.name not in ONCE]
         for name, baseline in BASELINES.items():
