@@ -69,9 +69,11 @@ def test_it_learns_who_belongs_to_whom(tmp_path: Path, settings: dict[str, Any])
     changes = {"epochs": 8, "lr": 0.001} if settings.get("decoder") == "mlp" else {"epochs": 4}
     trainer = _trainer(tmp_path, w, patience=99, **changes)
     trainer.fit()
-    # Half of the uniform candidates lie on the member's own side and cannot be told from the positive.
-    assert trainer.records[-1]["auc"] > 0.7
+    # Half of the uniform candidates lie on the member's own side and cannot be told from the positive: .75 is
+    # all that there is to learn where what a member chose before counts among them, which it does where the
+    # model remembers it. A fit ends with its best weights.
     best = max(r["auc"] for r in trainer.records)
+    assert best > 0.7
     again = link_auc(trainer.model, trainer.valid, trainer.evaluated, 5, trainer.cold, 3)
     assert again["auc"] == best
 
