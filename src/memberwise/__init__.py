@@ -9,7 +9,7 @@ Examples
     project = mw.Project.load("project.yaml")
     rec = mw.Recommender.fit(project)
     rec.evaluate(baselines=True).write("report.html")
-    rec.rank(member="17", items=["0816692", "1300854"])
+    rec.rank(member="17", items=["0770828", "1300854"])
 """
 
 from __future__ import annotations

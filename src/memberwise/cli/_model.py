@@ -262,7 +262,7 @@ def rank(
     The score is the sum of the tasks' probabilities times their utility. Columns that a request must say,
     such as a device, go into --context; whoever is new is ranked as new members and items are:
 
-        memberwise rank project.yaml --member 17 --item 0816692 --item 1300854 --context '{"device": "phone"}'
+        memberwise rank project.yaml --member 17 --item 0770828 --item 1300854 --context '{"device": "phone"}'
 
     With --explore the order is a draw from the posterior of the last layer (section exploration of the
     project): the score is that of the draw, the probabilities are what is believed. Log the propensity with

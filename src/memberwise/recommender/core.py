@@ -69,7 +69,7 @@ class Recommender:
         rec = mw.Recommender.fit(project)
         report = rec.evaluate()
         newer = rec.update("events/2013-09-01.parquet")
-        newer.rank(member="17", items=["0816692", "1300854"], k=10)
+        newer.rank(member="17", items=["0770828", "1300854"], k=10)
     """
 
     def __init__(
