@@ -70,6 +70,10 @@ TARGETS = (
         )
         for k in LOGS
     ),
+    *(
+        Target(f"{k}: LiMAML over + ids, low", 0, f"{k}: LiMAML of members over the same ids, AUC, low end")
+        for k in PAIRS
+    ),
     *(Target(f"{k}: over ids at 1-10, low", 0, f"{k}: the same at supports of 1 to 10 rows") for k in LOGS),
     *(Target(f"{k}: at 0 over ids, high", 0, f"{k}: not worse at support 0, high end") for k in LOGS),
     Target(
