@@ -18,14 +18,18 @@ from memberwise.data._kernels import F64, walk_distinct, walk_sums
 from memberwise.data.arrays import Arrays
 from memberwise.data.events import label_column
 from memberwise.data.frame import Frame
-from memberwise.data.hashing import HashIndex, combine
+from memberwise.data.hashing import U64, HashIndex, combine
 from memberwise.data.keys import keys
-from memberwise.data.pending import NEVER, Pending, grown
+from memberwise.data.layers import Codes, Rows, Views, key_view, whole
+from memberwise.data.pending import NEVER, Pending
 from memberwise.data.times import I64, cutoffs
 from memberwise.schema import DAY, Aggregate, aggregate_name
 
 _NOTHING = 1e-250
 """Decayed to less than this, a number of events has no digits left to divide by."""
+_TOTAL = np.zeros(1, np.int32)
+"""The code of all keys together."""
+_FILL = {"last": NEVER}
 
 
 class AggregateState:
@@ -50,11 +54,14 @@ class AggregateState:
         self._pair_index = [HashIndex() for _ in spec.distinct]
         # What an event adds: 1, then value and "is defined" of each rate and mean.
         self._width = 1 + 2 * (len(self.rates) + len(spec.means))
-        self._sums = np.zeros((1, self._width))  # by key code; key 0 is all keys together
-        self._at = np.zeros(1, np.int64)  # moment that decaying sums stand at
-        self._last = np.full(1, NEVER)
-        self._distinct = [np.zeros(1, np.int32) for _ in spec.distinct]
-        self._pair_count = [np.zeros(1, np.int32) for _ in spec.distinct]
+        counts = {f"distinct{j}": np.zeros(1, np.int32) for j in range(len(spec.distinct))}
+        sums: Arrays = {
+            "sums": np.zeros((1, self._width)),
+            "at": np.zeros(1, np.int64),  # moment that decaying sums stand at
+            "last": np.full(1, NEVER),
+        }
+        self._rows = Rows(sums | counts, _FILL)  # by key code; key 0 is all keys together
+        self._pairs = [Rows({"count": np.zeros(0, np.int32)}) for _ in spec.distinct]
         entries: Arrays = {"code": np.zeros(0, np.int32)}
         entries |= {f"pair{j}": np.zeros(0, np.int32) for j in range(len(spec.distinct))}
         columns: Arrays = {"value": np.zeros((0, self._width), np.float32)}
@@ -95,8 +102,8 @@ class AggregateState:
         for j, column in enumerate(self.spec.distinct):
             pair = self._pair_index[j].add(combine(flat, frame.values(column)[row]))
             entries[f"pair{j}"] = pair
-            self._pair_count[j] = grown(self._pair_count[j], len(self._pair_index[j]))
-        self._make_room()
+            self._pairs[j].make_room(len(self._pair_index[j]))
+        self._rows.make_room(len(self._index) + 1)
         self._pending.append(frame.times[:n], np.diff(offsets), {"value": self._values(frame)[:n]}, entries)
 
     def _values(self, frame: Frame) -> npt.NDArray[np.float32]:
@@ -109,13 +116,6 @@ class AggregateState:
             values[:, 1 + 2 * c] = np.where(defined, channel, 0.0)
             values[:, 2 + 2 * c] = defined
         return values
-
-    def _make_room(self) -> None:
-        size = len(self._index) + 1
-        self._sums = grown(self._sums, size)
-        self._at = grown(self._at, size)
-        self._last = grown(self._last, size, fill=NEVER)
-        self._distinct = [grown(d, size) for d in self._distinct]
 
     # -- rows out ---------------------------------------------------------------------------------
 
@@ -149,19 +149,17 @@ class AggregateState:
         """What brings the state back to this moment after rows were read; costs what is in the queue."""
         p, first = self._pending, int(self._pending.done.min())
         waiting = slice(int(p.offsets[first]), None)
-        codes = np.unique(np.append(p.entries["code"][waiting], 0))
-        arrays = [self._sums, self._at, self._last, *self._distinct]
-        places = [codes] * len(arrays)
-        for j, counts in enumerate(self._pair_count):
+        states, places = [self._rows], [np.unique(np.append(p.entries["code"][waiting], 0))]
+        for j, state in enumerate(self._pairs):
             pairs = p.entries[f"pair{j}"][waiting]
-            arrays.append(counts)
+            states.append(state)
             places.append(np.unique(pairs[pairs >= 0]))
-        before = [a[at] for a, at in zip(arrays, places, strict=True)]
+        before = [state.get(at) for state, at in zip(states, places, strict=True)]
         queue = p.hold()
 
         def back() -> None:
-            for array, at, values in zip(arrays, places, before, strict=True):
-                array[at] = values
+            for state, at, rows in zip(states, places, before, strict=True):
+                state.put(at, rows)
             queue()
 
         return back
@@ -173,8 +171,14 @@ class AggregateState:
         add, drop = p.until(limits, window)
         own, everything = np.zeros((n, self._width)), np.zeros((n, self._width))
         last = np.full(n, NEVER)
-        distinct = [np.zeros(n) for _ in self._distinct]
+        distinct = [np.zeros(n) for _ in self._pairs]
+        moving, entries = p.moving(add, drop), p.entries["code"]
+        changing: list[Codes] = [_TOTAL, *(entries[part] for part in moving)] if moving else []
+        taken = self._rows.take(changing, [_TOTAL, codes])
+        rows, codes, entries = taken.arrays, taken.codes(codes), taken.codes(entries, moving)
         for j, out in enumerate(distinct):
+            pair = p.entries[f"pair{j}"]
+            pairs = self._pairs[j].take([pair[part] for part in moving], [])
             walk_distinct(
                 add,
                 drop,
@@ -182,12 +186,13 @@ class AggregateState:
                 codes,
                 p.done.copy(),
                 p.offsets,
-                p.entries["code"],
-                p.entries[f"pair{j}"],
-                self._pair_count[j],
-                self._distinct[j],
+                entries,
+                pairs.codes(pair, moving),
+                pairs.arrays["count"],
+                rows[f"distinct{j}"],
                 out,
             )
+            pairs.give_back()
         rate = np.log(2.0) / self.spec.half_life if self.spec.half_life else 0.0
         walk_sums(
             add,
@@ -198,16 +203,17 @@ class AggregateState:
             p.done,
             p.times,
             p.offsets,
-            p.entries["code"],
+            entries,
             p.columns["value"],
-            self._sums,
-            self._at,
-            self._last,
+            rows["sums"],
+            rows["at"],
+            rows["last"],
             rate,
             own,
             everything,
             last,
         )
+        taken.give_back()
         if n:
             p.moved(int(limits[-1]), keep_window=window > 0)
         return own, everything, last, distinct
@@ -238,40 +244,39 @@ class AggregateState:
             return np.zeros((len(times), 0), np.float32)
         return np.stack(columns, axis=1).astype(np.float32)
 
+    def knows(self, hashes: U64) -> npt.NDArray[np.bool_]:
+        """Which of these keys it has seen."""
+        return self._index.find(hashes) >= 0
+
     def copy(self) -> AggregateState:
-        """An independent state: costs a copy of memory, however many keys there are."""
+        """An independent state, which shares what neither of them changes."""
         other = copy.copy(self)
         other._index, other._pair_index = self._index.copy(), [i.copy() for i in self._pair_index]
-        other._sums, other._at, other._last = self._sums.copy(), self._at.copy(), self._last.copy()
-        other._distinct = [a.copy() for a in self._distinct]
-        other._pair_count = [a.copy() for a in self._pair_count]
+        other._rows, other._pairs = self._rows.copy(), [r.copy() for r in self._pairs]
         other._pending = self._pending.copy()
         return other
 
     # -- on disk ----------------------------------------------------------------------------------
 
+    def views(self) -> Views:
+        """As `to_arrays`, without copying what is shared with the state that this one was copied from."""
+        state = {"keys": key_view(self._index)} | self._rows.views()
+        for j, index in enumerate(self._pair_index):
+            state[f"pairs{j}"] = key_view(index)
+            state[f"pair_count{j}"] = self._pairs[j].views()["count"]
+        return state | {f"pending.{k}": v for k, v in self._pending.to_arrays().items()}
+
     def to_arrays(self) -> Arrays:
         """The whole state as arrays, for saving."""
-        size = len(self._index) + 1
-        state: Arrays = {
-            "keys": self._index.keys,
-            "sums": self._sums[:size],
-            "at": self._at[:size],
-            "last": self._last[:size],
-        }
-        for j, index in enumerate(self._pair_index):
-            state[f"pairs{j}"] = index.keys
-            state[f"pair_count{j}"] = self._pair_count[j][: len(index)]
-            state[f"distinct{j}"] = self._distinct[j][:size]
-        return state | {f"pending.{k}": v for k, v in self._pending.to_arrays().items()}
+        return whole(self.views())
 
     def load_arrays(self, state: Arrays) -> None:
         """The inverse of `to_arrays`."""
         self._index = HashIndex(np.asarray(state["keys"], np.uint64))
-        self._sums, self._at, self._last = (np.array(state[k]) for k in ("sums", "at", "last"))
-        for j in range(len(self._pair_index)):
-            self._pair_index[j] = HashIndex(np.asarray(state[f"pairs{j}"], np.uint64))
-            self._pair_count[j] = np.array(state[f"pair_count{j}"])
-            self._distinct[j] = np.array(state[f"distinct{j}"])
+        places = range(len(self._pair_index))
+        names = ["sums", "at", "last", *(f"distinct{j}" for j in places)]
+        self._rows = Rows({k: np.array(state[k]) for k in names}, _FILL)
+        self._pair_index = [HashIndex(np.asarray(state[f"pairs{j}"], np.uint64)) for j in places]
+        self._pairs = [Rows({"count": np.array(state[f"pair_count{j}"])}) for j in places]
         prefix = "pending."
         self._pending.load_arrays({k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)})

@@ -67,10 +67,10 @@ def knows(pipeline: FeaturePipeline, members: U64) -> list[str]:
     """Where these members are still to be found under their own key."""
     found = []
     for a in pipeline.aggregates:
-        if a.spec.by == [pipeline.schema.entities["member"].id] and _held(a.to_arrays()["keys"], members):
+        if a.spec.by == [pipeline.schema.entities["member"].id] and a.knows(members).any():
             found.append(f"aggregate '{a.name}'")
     for name, h in pipeline.histories.items():
-        if _held(h.to_arrays()["members"], members):
+        if h.knows(members).any():
             found.append(f"history '{name}'")
     own = _own_tables(pipeline.schema)
     found += [f"vocabulary '{n}'" for n in own if _held(pipeline.vocabularies[n].index.keys, members)]

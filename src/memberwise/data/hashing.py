@@ -7,6 +7,8 @@ pair in a table of ten million distinct values collides with probability 3e-6.
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import numpy.typing as npt
 import polars as pl
@@ -20,6 +22,16 @@ from memberwise.errors import DataError
 
 U64 = npt.NDArray[np.uint64]
 MISSING = np.uint64(0)
+FOLD = 8
+"""Where more than one in so many rows of what copies share is changed or new, a copy gets all for itself."""
+
+
+def much(beside: int, shared: int) -> bool:
+    """Whether so much stands beside what copies share that they had better share nothing.
+
+    What a copy carries along is bounded by it, and copying all costs each changed row at most `FOLD` rows.
+    """
+    return beside * FOLD > shared
 
 
 def hash_text(text: str, seed: int = 0) -> int:
@@ -212,7 +224,7 @@ def combine(first: U64, second: U64) -> U64:
 class HashIndex:
     """Dense codes 0, 1, 2, ... for 64-bit hashes, in order of first appearance.
 
-    An open-addressing table: 12 bytes a slot at a load of at most one half.
+    An open-addressing table: 12 bytes a slot at a load of at most one half. Copies share it.
 
     Examples
     --------
@@ -224,36 +236,72 @@ class HashIndex:
     """
 
     def __init__(self, keys: U64 | None = None) -> None:
+        self._base: HashIndex | None = None  # shared, and read only; what is new stands in the table beside
+        self._lent = False  # others read this table: whoever adds does so beside it
+        self._empty()
+        if keys is not None and len(keys):
+            self.add(np.ascontiguousarray(keys, np.uint64))
+
+    def _empty(self) -> None:
         self._slots = np.zeros(16, np.uint64)
         self._codes = np.full(16, -1, np.int32)
         self._keys = np.zeros(8, np.uint64)
         self._size = 0
-        if keys is not None and len(keys):
-            self.add(np.ascontiguousarray(keys, np.uint64))
 
     def __len__(self) -> int:
-        return self._size
+        return self._size if self._base is None else len(self._base) + self._size
 
     def copy(self) -> HashIndex:
-        """An independent index; nothing is hashed again."""
-        other = HashIndex()
-        other._slots, other._codes = self._slots.copy(), self._codes.copy()
-        other._keys, other._size = self._keys.copy(), self._size
+        """An independent index, which shares all keys so far: only keys that come later cost anything."""
+        other = copy.copy(self)
+        if self._base is None:
+            self._lent = other._lent = True
+        else:
+            other._slots, other._codes = self._slots.copy(), self._codes.copy()
+            other._keys = self._keys.copy()
         return other
 
     @property
     def keys(self) -> U64:
         """The hashes, by code. Shape [len(self)]."""
-        return self._keys[: self._size]
+        new = self._keys[: self._size]
+        return new if self._base is None else np.concatenate([self._base.keys, new])
+
+    @property
+    def layers(self) -> tuple[U64, U64]:
+        """The hashes by code as two parts, the first of which may be shared, and is not copied."""
+        new = self._keys[: self._size]
+        return (new, new[:0]) if self._base is None else (self._base.keys, new)
 
     def find(self, hashes: U64) -> npt.NDArray[np.int32]:
         """Codes of the hashes, -1 where unknown or missing."""
         out = np.empty(len(hashes), np.int32)
-        _find(self._slots, self._codes, hashes, out)
+        if self._base is None:
+            _find(self._slots, self._codes, hashes, out)
+            return out
+        out = self._base.find(hashes)
+        rest = np.flatnonzero(out < 0) if self._size else np.zeros(0, np.int64)
+        if len(rest):
+            found = np.empty(len(rest), np.int32)
+            _find(self._slots, self._codes, hashes[rest], found)
+            out[rest] = np.where(found < 0, found, found + np.int32(len(self._base)))
         return out
 
     def add(self, hashes: U64) -> npt.NDArray[np.int32]:
         """Codes of the hashes, giving the next code to each new one; -1 where missing."""
+        if self._lent:
+            self._lay()
+        if self._base is None:
+            return self._add(hashes)
+        out = self._base.find(hashes)
+        rest = np.flatnonzero((out < 0) & (hashes != MISSING))
+        if len(rest):
+            out[rest] = self._add(hashes[rest]) + np.int32(len(self._base))
+            if much(self._size, len(self._base)):
+                self._fold()
+        return out
+
+    def _add(self, hashes: U64) -> npt.NDArray[np.int32]:
         out = np.empty(len(hashes), np.int32)
         done = 0
         while done < len(hashes):
@@ -261,6 +309,19 @@ class HashIndex:
             if done < len(hashes):
                 self._grow()
         return out
+
+    def _lay(self) -> None:
+        """From now on, new keys stand beside the table that others read."""
+        self._base, self._lent = copy.copy(self), False
+        self._empty()
+
+    def _fold(self) -> None:
+        """A table of its own again: so much is new that keeping it beside costs more."""
+        assert self._base is not None
+        base, new = self._base, self._keys[: self._size]
+        self._slots, self._codes = base._slots.copy(), base._codes.copy()
+        self._keys, self._size, self._base = base._keys.copy(), base._size, None
+        self._add(new)
 
     def _grow(self) -> None:
         capacity = 2 * len(self._slots)

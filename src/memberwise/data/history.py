@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +15,8 @@ from memberwise.data.arrays import Arrays
 from memberwise.data.events import DRAWN, label_column, where_column
 from memberwise.data.frame import Frame
 from memberwise.data.hashing import U64, HashIndex, hash_values
-from memberwise.data.pending import Pending, grown
+from memberwise.data.layers import Rows, Views, key_view, whole
+from memberwise.data.pending import Pending
 from memberwise.data.times import cutoffs
 from memberwise.schema import History
 
@@ -64,10 +64,14 @@ class HistoryState:
         self.spec, self.tasks, self.train_end = spec, tuple(tasks), train_end
         self.item_column = spec.item or item_column
         self._members, self._actions = HashIndex(), HashIndex()
-        self._ring_items = np.zeros((0, spec.length), np.uint64)
-        self._ring_actions = np.zeros((0, spec.length), np.int32)
-        self._ring_times = np.zeros((0, spec.length), np.int64)
-        self._total = np.zeros(0, np.int64)
+        self._rows = Rows(
+            {
+                "ring_items": np.zeros((0, spec.length), np.uint64),
+                "ring_actions": np.zeros((0, spec.length), np.int32),
+                "ring_times": np.zeros((0, spec.length), np.int64),
+                "total": np.zeros(0, np.int64),
+            }
+        )  # by member code
         columns: Arrays = {
             "member": np.zeros(0, np.int32),
             "item": np.zeros(0, np.uint64),
@@ -85,11 +89,7 @@ class HistoryState:
         if self.spec.delay == "frozen" and self.train_end is not None:
             keep = keep & (frame.times <= self.train_end)
         members = self._members.add(frame.ids("member")[keep])
-        size = len(self._members)
-        self._ring_items = grown(self._ring_items, size)
-        self._ring_actions = grown(self._ring_actions, size)
-        self._ring_times = grown(self._ring_times, size)
-        self._total = grown(self._total, size)
+        self._rows.make_room(len(self._members))
         columns: Arrays = {
             "member": members,
             "item": frame.values(self.item_column)[keep],
@@ -135,18 +135,11 @@ class HistoryState:
         p = self._pending
         members = np.unique(p.columns["member"][int(p.done[0]) :])
         members = members[members >= 0]
-        arrays: list[npt.NDArray[Any]] = [
-            self._ring_items,
-            self._ring_actions,
-            self._ring_times,
-            self._total,
-        ]
-        before = [a[members] for a in arrays]
+        before = self._rows.get(members)
         queue = p.hold()
 
         def back() -> None:
-            for array, values in zip(arrays, before, strict=True):
-                array[members] = values
+            self._rows.put(members, before)
             queue()
 
         return back
@@ -160,56 +153,59 @@ class HistoryState:
         actions = np.full(shape, -1, np.int32)
         ages = np.zeros(shape, np.float32)
         known = np.zeros(shape, np.bool_)
+        acting = p.columns["member"]
+        moving = slice(int(p.done[0]), int(add[-1])) if len(add) else slice(0, 0)
+        taken = self._rows.take([acting[moving]], [members])
+        rows = taken.arrays
         walk_history(
             add,
-            members,
+            taken.codes(members),
             times,
             p.done,
             p.times,
-            p.columns["member"],
+            taken.codes(acting, [moving]),
             p.columns["item"],
             p.columns["action"],
-            self._ring_items,
-            self._ring_actions,
-            self._ring_times,
-            self._total,
+            rows["ring_items"],
+            rows["ring_actions"],
+            rows["ring_times"],
+            rows["total"],
             items,
             actions,
             ages,
             known,
         )
+        taken.give_back()
         if len(limits):
             p.moved(int(limits[-1]), keep_window=False)
         values = np.append(self._actions.keys, np.uint64(0))
         return HistoryRows(items, values[actions], ages, known)
 
+    def knows(self, members: U64) -> npt.NDArray[np.bool_]:
+        """Which of these members it has a place for."""
+        return self._members.find(members) >= 0
+
     def copy(self) -> HistoryState:
-        """An independent state: costs a copy of memory, however many members there are."""
+        """An independent state, which shares what neither of them changes."""
         other = copy.copy(self)
         other._members, other._actions = self._members.copy(), self._actions.copy()
-        other._ring_items, other._ring_actions = self._ring_items.copy(), self._ring_actions.copy()
-        other._ring_times, other._total = self._ring_times.copy(), self._total.copy()
-        other._pending = self._pending.copy()
+        other._rows, other._pending = self._rows.copy(), self._pending.copy()
         return other
+
+    def views(self) -> Views:
+        """As `to_arrays`, without copying what is shared with the state that this one was copied from."""
+        state = {"members": key_view(self._members), "actions": self._actions.keys} | self._rows.views()
+        return state | {f"pending.{k}": v for k, v in self._pending.to_arrays().items()}
 
     def to_arrays(self) -> Arrays:
         """The whole state as arrays, for saving."""
-        size = len(self._members)
-        state: Arrays = {
-            "members": self._members.keys,
-            "actions": self._actions.keys,
-            "ring_items": self._ring_items[:size],
-            "ring_actions": self._ring_actions[:size],
-            "ring_times": self._ring_times[:size],
-            "total": self._total[:size],
-        }
-        return state | {f"pending.{k}": v for k, v in self._pending.to_arrays().items()}
+        return whole(self.views())
 
     def load_arrays(self, state: Arrays) -> None:
         """The inverse of `to_arrays`."""
         self._members = HashIndex(np.asarray(state["members"], np.uint64))
         self._actions = HashIndex(np.asarray(state["actions"], np.uint64))
-        self._ring_items, self._ring_actions = np.array(state["ring_items"]), np.array(state["ring_actions"])
-        self._ring_times, self._total = np.array(state["ring_times"]), np.array(state["total"])
+        names = ("ring_items", "ring_actions", "ring_times", "total")
+        self._rows = Rows({name: np.array(state[name]) for name in names})
         prefix = "pending."
         self._pending.load_arrays({k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)})

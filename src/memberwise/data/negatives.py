@@ -10,7 +10,7 @@ from numba import njit
 from memberwise.data.arrays import Arrays
 from memberwise.data.events import DRAWN, TIME
 from memberwise.data.hashing import U64, HashIndex, combine, hash_values, mix64
-from memberwise.data.pending import grown
+from memberwise.data.layers import grown
 from memberwise.data.times import I64
 from memberwise.schema import Schema
 

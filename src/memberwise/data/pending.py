@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from memberwise.data.arrays import Arrays
 from memberwise.data.times import I64
@@ -77,6 +75,14 @@ class Pending:
         drop = np.searchsorted(self.times, limits - window, side="left") if window else np.zeros_like(add)
         return add.astype(np.int64), drop.astype(np.int64)
 
+    def moving(self, add: I64, drop: I64) -> tuple[slice, ...]:
+        """Entries of the events that rows see added, and dropped, for the first time; as `until` says."""
+        if not len(add):
+            return ()
+        ends = (int(add[-1]), int(drop[-1]))
+        parts = [(int(first), last) for first, last in zip(self.done, ends, strict=True)]
+        return tuple(slice(int(self.offsets[a]), int(self.offsets[b])) for a, b in parts if a < b)
+
     def moved(self, limit: int, keep_window: bool) -> None:
         """Note that everything before `limit` is added, and let go of events no longer needed."""
         self.past_before = max(self.past_before, limit)
@@ -125,12 +131,3 @@ class Pending:
         self.past_before = int(state["past_before"][0])
         self.columns = {k: state[f"column.{k}"] for k in self.columns}
         self.entries = {k: state[f"entry.{k}"] for k in self.entries}
-
-
-def grown(array: npt.NDArray[Any], size: int, fill: int = 0) -> npt.NDArray[Any]:
-    """The array with room for `size` rows, doubled when it is too small."""
-    if size <= len(array):
-        return array
-    bigger = np.full((max(size, 2 * len(array), 1024), *array.shape[1:]), fill, array.dtype)
-    bigger[: len(array)] = array
-    return bigger

@@ -27,6 +27,7 @@ from memberwise.data.frame import EntityTable, Frame
 from memberwise.data.hashing import U64, hash_text
 from memberwise.data.history import HistoryState
 from memberwise.data.keys import row_keys
+from memberwise.data.layers import Views, whole
 from memberwise.data.layout import Layout, compile_layout
 from memberwise.data.normalise import Normaliser
 from memberwise.data.pending import NEVER
@@ -141,6 +142,8 @@ class FeaturePipeline:
     def copy(self, empty: bool = False) -> FeaturePipeline:
         """An independent pipeline with the same vocabularies and transforms.
 
+        It shares what neither of them changes: it costs what it goes on to change (`memberwise.data.layers`).
+
         Parameters
         ----------
         empty
@@ -155,7 +158,7 @@ class FeaturePipeline:
             other.aggregates = [state.copy() for state in self.aggregates]
             other.histories = {name: state.copy() for name, state in self.histories.items()}
             for one, another in zip(self.percentiles, other.percentiles, strict=True):
-                another.load_arrays({k: v.copy() for k, v in one.to_arrays().items()})
+                another.load_arrays(one.to_arrays())  # they do not change, others take their place
         return other
 
     def encode(self, frame: Frame) -> RawArrays:
@@ -280,12 +283,20 @@ class FeaturePipeline:
         parts |= {f"percentile/{p.task}": p for p in self.percentiles}
         return parts | {"normaliser": self.normaliser}
 
+    def views(self) -> dict[str, Views]:
+        """The state of every part; what is shared with other versions is told as such, and not copied."""
+        last = -1 if self.last_event is None else self.last_event
+        found: dict[str, Views] = {"clock": {"last_event": np.array([last])}}
+        for name, part in self._parts().items():
+            if isinstance(part, AggregateState | HistoryState):
+                found[name] = part.views()
+            else:
+                found[name] = dict(part.to_arrays())
+        return found
+
     def to_arrays(self) -> dict[str, Arrays]:
         """The state of every part, for saving."""
-        last = -1 if self.last_event is None else self.last_event
-        return {name: part.to_arrays() for name, part in self._parts().items()} | {
-            "clock": {"last_event": np.array([last])}
-        }
+        return {name: whole(views) for name, views in self.views().items()}
 
     def load_arrays(self, state: Mapping[str, Arrays]) -> None:
         """The inverse of `to_arrays`."""

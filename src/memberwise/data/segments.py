@@ -13,9 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from memberwise.data.arrays import Arrays
+from memberwise.data.layers import AnyArray, Layered, Views
+from memberwise.data.times import I64
 from memberwise.errors import BundleError
 
-Parts = Mapping[str, Arrays]
+Parts = Mapping[str, Views] | Mapping[str, Arrays]
 ROWS, VALUES, TAIL = "~rows", "~values", "~tail"
 _SMALL = 4096
 """Bytes below which an array is told whole."""
@@ -28,15 +30,16 @@ def changes(old: Parts, new: Parts) -> dict[str, Arrays]:
     """
     found: dict[str, Arrays] = {}
     for part, arrays in new.items():
+        before = old.get(part, {})
         told: Arrays = {}
         for name, array in arrays.items():
-            told |= _change(name, old.get(part, {}).get(name), array)
+            told |= _change(name, before.get(name), array)
         if told:
             found[part] = told
     return found
 
 
-def applied(base: Parts, segment: Parts) -> dict[str, Arrays]:
+def applied(base: Mapping[str, Arrays], segment: Mapping[str, Arrays]) -> dict[str, Arrays]:
     """The groups after a segment.
 
     Raises
@@ -62,26 +65,50 @@ def size(parts: Parts) -> int:
     return sum(a.nbytes for arrays in parts.values() for a in arrays.values())
 
 
-def _change(name: str, old: npt.NDArray[np.generic] | None, new: npt.NDArray[np.generic]) -> Arrays:
-    new = np.ascontiguousarray(new)
+def _change(name: str, old: AnyArray | Layered | None, new: AnyArray | Layered) -> Arrays:
     if old is None or old.dtype != new.dtype or old.shape[1:] != new.shape[1:] or len(new) < len(old):
-        return {name: new}
-    if _same_memory(old, new):
-        return {}
-    kept = new[: len(old)]
+        return {name: np.ascontiguousarray(new)}
     if new.nbytes < _SMALL:
-        return {} if len(new) == len(old) and np.array_equal(_bits(old), _bits(new)) else {name: new}
-    rows = np.flatnonzero(_differ(old, kept))
+        one, other = np.asarray(old), np.ascontiguousarray(new)
+        return {} if len(one) == len(other) and np.array_equal(_bits(one), _bits(other)) else {name: other}
+    rows, values, tail = _layers_between(old, new) or _between(np.asarray(old), np.asarray(new))
     told: Arrays = {}
     if len(rows):
-        told |= {f"{name}{ROWS}": rows.astype(np.int64), f"{name}{VALUES}": np.ascontiguousarray(kept[rows])}
-    if len(new) > len(old):
-        told[f"{name}{TAIL}"] = new[len(old) :]
-    whole = sum(a.nbytes for a in told.values()) > new.nbytes // 2
-    return {name: new} if whole else told
+        told |= {f"{name}{ROWS}": rows, f"{name}{VALUES}": np.ascontiguousarray(values)}
+    if len(tail):
+        told[f"{name}{TAIL}"] = np.ascontiguousarray(tail)
+    much = sum(a.nbytes for a in told.values()) > new.nbytes // 2
+    return {name: np.ascontiguousarray(new)} if much else told
 
 
-def _changed(old: npt.NDArray[np.generic], told: Arrays, name: str, part: str) -> npt.NDArray[np.generic]:
+def _between(old: AnyArray, new: AnyArray) -> tuple[I64, AnyArray, AnyArray]:
+    """Rows that differ, what they are now, and what came behind the old end."""
+    if _same_memory(old, new):
+        return np.zeros(0, np.int64), new[:0], new[:0]
+    kept = new[: len(old)]
+    rows = np.flatnonzero(_differ(old, kept))
+    return rows, kept[rows], new[len(old) :]
+
+
+def _layers_between(
+    old: AnyArray | Layered, new: AnyArray | Layered
+) -> tuple[I64, AnyArray, AnyArray] | None:
+    """The same of two arrays that share their base; None if they do not."""
+    one, other = Layered.of(old), Layered.of(new)
+    if not _same_memory(one.base, other.base):
+        return None
+    candidates = np.union1d(one.rows, other.rows)
+    before, after = one.at(candidates), other.at(candidates)
+    differ = _differ(before, after)
+    rows, values, tail = _between(one.tail, other.tail)
+    return (
+        np.concatenate([candidates[differ], rows + len(one.base)]),
+        np.concatenate([after[differ], values]),
+        tail,
+    )
+
+
+def _changed(old: AnyArray, told: Arrays, name: str, part: str) -> AnyArray:
     new = old
     if f"{name}{ROWS}" in told:
         rows = told[f"{name}{ROWS}"]
@@ -92,18 +119,18 @@ def _changed(old: npt.NDArray[np.generic], told: Arrays, name: str, part: str) -
     return np.concatenate([new, told[f"{name}{TAIL}"]]) if f"{name}{TAIL}" in told else new
 
 
-def _differ(old: npt.NDArray[np.generic], new: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:
+def _differ(old: AnyArray, new: AnyArray) -> npt.NDArray[np.bool_]:
     """Rows that differ in any bit."""
     differ = _bits(old) != _bits(new)
     return differ.any(axis=tuple(range(1, differ.ndim)))
 
 
-def _same_memory(old: npt.NDArray[np.generic], new: npt.NDArray[np.generic]) -> bool:
+def _same_memory(old: AnyArray, new: AnyArray) -> bool:
     """Two views of one memory: what versions share without a copy."""
     return old.shape == new.shape and old.strides == new.strides and old.ctypes.data == new.ctypes.data
 
 
-def _bits(array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+def _bits(array: AnyArray) -> AnyArray:
     """The same memory as integers: not-a-number equals itself, and zero is not minus zero."""
     whole = np.ascontiguousarray(array)
     return whole.view(f"u{whole.dtype.itemsize}") if whole.dtype.kind == "f" else whole

@@ -73,13 +73,16 @@ def known(
     """Which of these ids a version has anything of their own about: rows of train, a row of the entity's
     table, counts under the id alone, a history or a vector."""
     column = pipeline.schema.entities[entity].id
-    keys = [a.to_arrays()["keys"] for a in pipeline.aggregates if a.spec.by == [column]]
-    keys += [v.keys for v in pipeline.vectors.values() if v.entity == entity]
-    if entity == "member":
-        keys += [h.to_arrays()["members"] for h in pipeline.histories.values()]
     found = seen.rows(entity, ids) > 0
+    for aggregate in pipeline.aggregates:
+        if aggregate.spec.by == [column]:
+            found |= aggregate.knows(ids)
+    if entity == "member":
+        for history in pipeline.histories.values():
+            found |= history.knows(ids)
     if entity in pipeline.tables:
         found |= pipeline.tables[entity].rows(ids) >= 0
-    for held in keys:
-        found |= np.isin(ids, np.asarray(held, np.uint64))
+    for line in pipeline.vectors.values():
+        if line.entity == entity:
+            found |= np.isin(ids, np.asarray(line.keys, np.uint64))
     return found

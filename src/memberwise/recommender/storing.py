@@ -29,6 +29,7 @@ from safetensors.torch import load_file, save_file
 from memberwise.data import segments
 from memberwise.data.arrays import Arrays, load_arrays, save_arrays
 from memberwise.data.frame import EntityTable
+from memberwise.data.layers import Views, whole
 from memberwise.data.negatives import NegativeSampler
 from memberwise.data.pipeline import FeaturePipeline
 from memberwise.data.timeline import EmbeddingTimeline
@@ -60,7 +61,7 @@ class Stored:
     folder
         The version.
     state
-        The arrays of its state: views of objects that do not change.
+        The arrays of its state: views of objects that do not change, and that the next version shares.
     segments
         How many segments stand behind its base.
     ranker, tables
@@ -68,7 +69,7 @@ class Stored:
     """
 
     folder: Path
-    state: dict[str, Arrays]
+    state: dict[str, Views]
     segments: int
     ranker: Ranker
     tables: Mapping[str, EntityTable]
@@ -112,11 +113,11 @@ def write(rec: Recommender, folder: Path) -> None:
     (folder / "fit.json").write_text(json.dumps(fit))
 
 
-def _state(rec: Recommender) -> dict[str, Arrays]:
-    parts = rec.pipeline.to_arrays() | {"seen": rec.seen.to_arrays()}
+def _state(rec: Recommender) -> dict[str, Views]:
+    parts = rec.pipeline.views() | {"seen": dict(rec.seen.to_arrays())}
     if rec.negatives is not None:
-        parts["negatives"] = rec.negatives.to_arrays()
-    beside = {f"parts/{name}": dict(part.state()) for name, part in rec.parts.items()}
+        parts["negatives"] = dict(rec.negatives.to_arrays())
+    beside: dict[str, Views] = {f"parts/{name}": dict(part.state()) for name, part in rec.parts.items()}
     return parts | {name: arrays for name, arrays in beside.items() if arrays}
 
 
@@ -124,7 +125,7 @@ def _write_state(rec: Recommender, folder: Path, before: Stored | None) -> None:
     """What has changed since the version before, behind its own files; all of it if that is much."""
     new = _state(rec)
     if before is None or before.segments >= MAX_SEGMENTS:
-        save_arrays(folder / _STATE, new)
+        save_arrays(folder / _STATE, {name: whole(views) for name, views in new.items()})
         return
     names = [_STATE, *(_segment(k) for k in range(1, before.segments + 1))]
     segment = segments.changes(before.state, new)
@@ -134,7 +135,7 @@ def _write_state(rec: Recommender, folder: Path, before: Stored | None) -> None:
     ):
         for name in names:
             (folder / name).unlink(missing_ok=True)
-        save_arrays(folder / _STATE, new)
+        save_arrays(folder / _STATE, {name: whole(views) for name, views in new.items()})
         return
     save_arrays(folder / _segment(before.segments + 1), segment)
 
