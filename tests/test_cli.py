@@ -18,7 +18,9 @@ import typer
 import yaml
 
 from memberwise import cli
+from memberwise.cli._app import as_called
 
+ROOT = Path(__file__).resolve().parents[1]
 PROJECT = {
     "name": "shop",
     "events": {"path": "events.parquet", "time": "at"},
@@ -270,6 +272,37 @@ def test_commands_are_listed_in_the_order_in_which_one_needs_them(
         "demo", "init", "doctor", "fit", "tune", "evaluate", "rank", "update", "refresh", "replay",
         "offpolicy", "serve", "follow", "compress", "forget", "schema", "graph", "bundles",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("called", "on_path", "name"),
+    [
+        ("/env/bin/memberwise", True, "memberwise"),
+        (".venv/bin/memberwise", False, ".venv/bin/memberwise"),
+        ("/lib/memberwise/cli/__main__.py", False, f"{sys.executable} -m memberwise.cli"),
+        ("/lib/pytest/__main__.py", False, "memberwise"),
+    ],
+)
+def test_advice_can_be_typed_as_it_stands(
+    called: str, on_path: bool, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", [called])
+    monkeypatch.setattr("shutil.which", lambda program: f"/bin/{program}" if on_path else None)
+    assert as_called("Next: memberwise fit PROJECT") == f"Next: {name} fit PROJECT"
+    assert as_called("memberwise bundles list P") == f"{name} bundles list P"
+    assert as_called("a memberwise version; memberwise fits") == "a memberwise version; memberwise fits"
+
+
+@pytest.mark.skipif(not (ROOT / "docs").is_dir(), reason="without the docs")
+def test_the_reference_in_the_docs_is_that_of_the_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``make docs`` writes both."""
+    assert run(monkeypatch, "schema") == 0
+    assert json.loads(capsys.readouterr().out) == json.loads((ROOT / "docs/project.schema.json").read_text())
+    command = [sys.executable, "-m", "typer", "memberwise.cli", "utils", "docs", "--name", "memberwise"]
+    made = subprocess.run([*command, "--title", "Command line"], capture_output=True, text=True, check=True)
+    assert made.stdout.strip() == (ROOT / "docs/cli.md").read_text().strip()
 
 
 def test_the_schema_describes_every_setting(

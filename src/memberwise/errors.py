@@ -40,3 +40,14 @@ class DataError(MemberwiseError):
 
 class BundleError(MemberwiseError):
     """A saved version is missing, damaged, or of another format."""
+
+
+def counted(n: int, thing: str) -> str:
+    """So many things.
+
+    Examples
+    --------
+    >>> counted(1, "event"), counted(2000, "event")
+    ('1 event', '2,000 events')
+    """
+    return f"{n:,} {thing}" if n == 1 else f"{n:,} {thing}s"

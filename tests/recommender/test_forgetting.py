@@ -20,6 +20,7 @@ from memberwise.project import Project
 from memberwise.recommender import Recommender
 from memberwise.recommender.forgetting import forget, remains
 from memberwise.recommender.removal import refuse_forgotten, remove
+from memberwise.serving.forgotten import Forgotten
 from support.projects import make
 
 GONE, STAYS = "m3", "m5"
@@ -208,7 +209,7 @@ def test_what_was_interrupted_is_completed_by_the_next_call(
     assert isinstance(CliRunner().invoke(app, back).exception, DataError)
     done = CliRunner().invoke(app, ["forget", str(tmp_path)])
     assert done.exit_code == 0, done.output
-    assert "2 earlier ones rewritten" in done.output
+    assert "2 earlier versions rewritten" in done.output
     assert "Traces that remain" in done.output
     assert CliRunner().invoke(app, back).exit_code == 0
 
@@ -259,16 +260,84 @@ def test_a_member_never_seen_is_told_apart_from_one_who_is_known_anywhere(
     updated = CliRunner().invoke(app, ["update", str(tmp_path), str(tmp_path / "new.parquet"), "--force"])
     assert updated.exit_code == 0, updated.output
     # m7 came with the update alone; its events are in a file that the project does not name.
-    said = CliRunner().invoke(app, ["forget", str(tmp_path), "--member", "m7", "--member", "m7x"])
-    assert said.exit_code == 1, said.output
+    both = ["forget", str(tmp_path), "--member", "m7", "--member", "m7x"]
+    refused = CliRunner().invoke(app, both)
+    assert isinstance(refused.exception, ConfigError)
+    assert "knows 'm7x'" in str(refused.exception)
+    assert not len(tombstones.read(project.output))
+    assert len(bundle.versions(project.bundles)) == 2
+    assert (project.output / "cache").exists()
+    said = CliRunner().invoke(app, [*both, "--unseen"])
+    assert said.exit_code == 0, said.output
     text = " ".join(said.output.split())
-    assert "Never seen: 'm7x'" in text
+    assert "Never seen, and blocked: 'm7x'" in text
     assert "'m7'" not in text
     assert "Yours to clean" in text
+    assert "memberwise fit" not in text  # none of the rows that the version was fitted on is gone
     listed = [line for line in said.output.splitlines() if line.endswith(".parquet")]
     assert listed == [f"- {tmp_path / 'new.parquet'}"]
     # Asked again for somebody on the list, nothing is amiss.
     assert CliRunner().invoke(app, ["forget", str(tmp_path), "--member", "m7x"]).exit_code == 0
+
+
+def test_a_log_that_has_changed_is_not_taken_for_members_who_were_forgotten(
+    early: pl.DataFrame, tmp_path: Path
+):
+    project = project_of(tmp_path, early)
+    Recommender.fit(project).save()
+    early.with_columns(i=pl.col("i") + "x").write_parquet(tmp_path / "log.parquet")
+    with pytest.raises(DataError, match="log has changed since this version was fitted") as changed:
+        Recommender.load(project.bundles).evaluate()
+    assert "forgotten" not in str(changed.value)
+
+
+def test_who_is_named_in_no_version_but_in_a_file_is_no_stranger(early: pl.DataFrame, tmp_path: Path):
+    project = project_of(tmp_path, early)
+    rec = Recommender.fit(project)
+    rec.save(info={"follow": {"at": {}, "held": [{"m": "waits", "i": "i1"}]}})
+    inbox = project.output / "inbox"
+    inbox.mkdir()
+    (inbox / "1-1.jsonl").write_text('[{"m": "sent", "i": "i1"}]\n{"m": "tor')
+    rejected = {"reason": "late", "event": {"m": "late", "i": "i1"}}
+    (project.output / "rejects.follow.jsonl").write_text(json.dumps(rejected) + "\n")
+    pl.DataFrame({"m": ["bad"], "reason": ["?"]}).write_parquet(project.output / "rejects.parquet")
+    for member in ("waits", "sent", "late", "bad"):
+        assert remove(project, [member]).unknown == []
+    with pytest.raises(ConfigError, match="knows 'Sent'"):
+        remove(project, ["Sent"])
+
+
+def test_a_block_can_be_lifted_and_set_again(early: pl.DataFrame, late: pl.DataFrame, tmp_path: Path):
+    project = project_of(tmp_path, early)
+    (tmp_path / "project.yaml").write_text(yaml.safe_dump(project.to_dict()))
+    rec = Recommender.fit(project)
+    rec.save()
+    server = Forgotten(project.output)
+    forget_it = ["forget", str(tmp_path), "--member", GONE]
+    done = CliRunner().invoke(app, forget_it)
+    assert done.exit_code == 0, done.output
+    assert f"memberwise fit {tmp_path} before you evaluate" in " ".join(done.output.split())
+    with pytest.raises(DataError, match="members were forgotten since this version was fitted") as gone:
+        Recommender.load(project.bundles).evaluate()
+    assert "has changed" not in str(gone.value)
+    server.look()
+    assert GONE in server
+    undone = CliRunner().invoke(app, [*forget_it, "--undo"])
+    assert undone.exit_code == 0, undone.output
+    server.look()
+    assert GONE not in server
+    assert not len(tombstones.read(project.output))
+    assert not remains(Recommender.load(project.bundles), hashes(GONE))
+    again = Project.load(tmp_path)
+    newer = Recommender.load(project.bundles)
+    newer = Recommender(
+        again, newer.ranker, newer.pipeline, newer.seen, newer.negatives, {}, [], 0.0, newer.parts
+    )
+    assert "aggregate 'm'" in remains(newer.update(late), hashes(GONE))
+    twice = CliRunner().invoke(app, [*forget_it, "--undo"])
+    assert "not on the list" in str(twice.exception)
+    tombstones.add(project.output, [GONE])
+    assert (tombstones.read(project.output) == hashes(GONE)).all()
 
 
 def test_who_is_to_be_forgotten_must_be_said(versions):

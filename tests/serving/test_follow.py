@@ -155,7 +155,7 @@ def test_the_command_counts_what_it_left_out(project: Project, inbox: Path, late
     write(inbox / "a.jsonl", [*good, {**good[0], "m": None}])
     run = CliRunner().invoke(app, ["follow", str(path), "--once", "--settle", "0"])
     assert run.exit_code == 0
-    assert "1 events left out: member id is missing" in " ".join(run.output.split())
+    assert "1 event left out: member id is missing" in " ".join(run.output.split())
 
 
 def test_young_events_wait_and_are_not_lost(project: Project, inbox: Path, late: pl.DataFrame) -> None:
@@ -305,7 +305,7 @@ def test_the_command_says_that_a_version_was_refused(
     run = CliRunner().invoke(app, command)
     assert run.exit_code == 1
     assert "log-loss grows" in run.output
-    assert f"{len(late):,} events wait" in " ".join(run.output.split())
+    assert f"{len(late):,} events kept waiting" in " ".join(run.output.split())
     gate["why"] = []
     assert CliRunner().invoke(app, command).exit_code == 0
     assert bundle.current(project.bundles) == "000002"

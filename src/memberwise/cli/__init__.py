@@ -7,12 +7,11 @@ import sys
 from typing import Annotated, NoReturn
 
 import typer
-from rich.console import Console
 
 from memberwise import __version__
 
 from memberwise.cli import _model, _fresh, _production, _graph, _bundles  # isort: skip
-from memberwise.cli._app import INSIDE, app, literal, out
+from memberwise.cli._app import INSIDE, Say, app, literal, out
 from memberwise.errors import MemberwiseError
 
 __all__ = ["app", "main"]
@@ -34,7 +33,7 @@ def main() -> None:
 
 
 def _fail(message: str) -> NoReturn:
-    Console(stderr=True, highlight=False).print(f"[bold red]Error[/] {literal(message)}", soft_wrap=True)
+    Say(stderr=True, highlight=False).print(f"[bold red]Error[/] {literal(message)}", soft_wrap=True)
     sys.exit(2)
 
 

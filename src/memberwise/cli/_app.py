@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -21,7 +24,38 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-out = Console()
+
+
+def called() -> str:
+    """How this command line was called, so that what it advises can be typed as it stands."""
+    script = Path(sys.argv[0])
+    if script.parts[-3:] == ("memberwise", "cli", "__main__.py"):
+        python = shutil.which("python")
+        same = python is not None and Path(python).absolute() == Path(sys.executable).absolute()
+        return f"{'python' if same else sys.executable} -m memberwise.cli"
+    if script.name == "memberwise" and shutil.which("memberwise") is None:
+        return str(script)
+    return "memberwise"
+
+
+def as_called(text: str) -> str:
+    """Advice such as ``memberwise fit PROJECT`` with the name under which this command line was called."""
+    if (name := called()) == "memberwise":
+        return text
+    commands = [c.name or c.callback.__name__ for c in app.registered_commands if c.callback is not None]
+    commands += [g.name for g in app.registered_groups if g.name]
+    return re.sub(rf"\bmemberwise (?=(?:{'|'.join(commands)})\b)", lambda found: f"{name} ", text)
+
+
+class Say(Console):
+    """A console whose advice can be typed as it stands."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As rich does."""
+        super().print(*(as_called(o) if isinstance(o, str) else o for o in objects), **options)
+
+
+out = Say()
 
 START, FIT, FRESH, SERVE, INSIDE = (
     "Begin",
@@ -49,7 +83,7 @@ def literal(text: str) -> str:
 
 def beside(text: str) -> None:
     """Say something beside the answer, on standard error: standard output may be read by a program."""
-    Console(stderr=True, highlight=False).print(f"[yellow]{literal(text)}[/]", soft_wrap=True)
+    Say(stderr=True, highlight=False).print(f"[yellow]{literal(text)}[/]", soft_wrap=True)
 
 
 def say_if_ahead(project: Project, rec: Recommender) -> None:

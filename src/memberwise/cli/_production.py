@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 
 from memberwise.cli._app import SERVE, ProjectPath, app, beside, literal, out
+from memberwise.errors import counted
 
 if TYPE_CHECKING:
     from memberwise.project import Project
@@ -104,20 +105,20 @@ def follow(
         logs.to_json()
         follower.run(pause)
         return
-    counted, left_out = 0, Counter[str]()
+    total, left_out = 0, Counter[str]()
     while True:
         done = follower.step()
         left_out += done.left_out
         if done.version is None:
             break
-        counted += done.counted
-        out.print(f"{done.counted:,} events -> [bold]{done.version}[/]")
-    if not counted and not left_out and done.refused is None:
+        total += done.counted
+        out.print(f"{counted(done.counted, 'event')} -> [bold]{done.version}[/]")
+    if not total and not left_out and done.refused is None:
         out.print("Nothing new.")
     for reason, count in left_out.items():
-        out.print(f"[yellow]{count:,} events left out[/]: {literal(reason)}")
+        out.print(f"[yellow]{counted(count, 'event')} left out[/]: {literal(reason)}")
     if done.refused is not None:
-        out.print(f"[red]Refused[/]: {done.refused}. {done.held:,} events wait in the source.")
+        out.print(f"[red]Refused[/]: {done.refused}. {counted(done.held, 'event')} kept waiting.")
         raise typer.Exit(1)
 
 
@@ -167,6 +168,12 @@ def forget(
     ] = None,
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for an update at work.")] = 60.0,
     store: StoreAddress = "memory",
+    unseen: Annotated[
+        bool, typer.Option(help="Also block ids that nothing of the project knows (yet).")
+    ] = False,
+    undo: Annotated[
+        bool, typer.Option(help="Let events of these members count again; what was erased stays erased.")
+    ] = False,
 ) -> None:
     """Remove members from everything that the project keeps, for good.
 
@@ -178,17 +185,28 @@ def forget(
     Weights that were learned from all members together stay until the next full fit. Your own files are
     yours: the list at the end names those of the project and of its updates that still hold their rows.
     Members whom the server was asked to forget (DELETE /members/ID) are completed by the same command,
-    without --member. Exit code 1 if a member was never seen: the id may be mistyped.
+    without --member. An id that no version, event or file knows is refused, since it may be mistyped.
+
+    The rows that a version was fitted and judged on go too: run memberwise fit before you evaluate on the
+    test split or compress.
     """
     from memberwise.project import Project
-    from memberwise.recommender.removal import remove
+    from memberwise.recommender.removal import remove, take_back
 
     loaded = Project.load(project)
+    if undo:
+        take_back(loaded, member or [])
+        out.print(
+            "Events of these members count again from now on. What was erased does not come back; the next "
+            "fit reads what your log still holds of them."
+        )
+        return
     with out.status("Rewriting versions"):
-        done = remove(loaded, member or [], wait=wait)
+        done = remove(loaded, member or [], wait=wait, unseen=unseen)
         refilled = _forget_in_stores(loaded, store)
     if done.published is not None:
-        out.print(f"Current version: [bold]{done.published}[/]; {len(done.rewritten)} earlier ones rewritten")
+        earlier = counted(len(done.rewritten), "earlier version")
+        out.print(f"Current version: [bold]{done.published}[/]; {earlier} rewritten")
     for name in done.removed:
         out.print(f"[yellow]Version {literal(name)} could not be read, and was removed[/]")
     for name, what in done.files.items():
@@ -205,10 +223,14 @@ def forget(
     if done.unknown:
         names = ", ".join(repr(name) for name in done.unknown)
         beside(
-            f"Never seen: {names}. No version, event or file of this project knows this: is it mistyped? It "
-            "is on the list of the forgotten now, and events under it will be left out."
+            f"Never seen, and blocked: {names}. Events under such an id will be left out; --undo lifts it."
         )
-        raise typer.Exit(1)
+    if done.needs_fit:
+        beside(
+            "Rows that the version was fitted and judged on are left out of your log now: run "
+            f"memberwise fit {project} before you evaluate on the test split or compress. Files that you "
+            "give to evaluate can be judged at once."
+        )
 
 
 def _forget_in_stores(project: Project, address: str) -> list[str]:

@@ -17,12 +17,12 @@ from memberwise.data import tombstones
 from memberwise.data.events import EventChecker, Rejects
 from memberwise.data.hashing import U64, hash_text, hash_values
 from memberwise.data.log import check_events
-from memberwise.errors import BundleError, ConfigError, DataError
+from memberwise.errors import BundleError, ConfigError, DataError, MemberwiseError
 from memberwise.project import Project
 from memberwise.recommender import storing
-from memberwise.recommender.core import Recommender
+from memberwise.recommender.core import FORGOTTEN, Recommender
 from memberwise.recommender.forgetting import TRACES, forget, remains
-from memberwise.recommender.removal_files import clean, still_hold
+from memberwise.recommender.removal_files import clean, mentioned, owners, still_hold
 from memberwise.recommender.seen import known
 
 
@@ -45,7 +45,10 @@ class Removal:
     outside
         Files of the user that still hold their rows.
     unknown
-        Ids just named that no version, event or file of the project knows: mistyped, or never seen.
+        Ids just named that no version, event or file of the project knows, and that are blocked all the same.
+    needs_fit
+        Whether rows of the project's log that the current version was fitted or judged on are left out now:
+        until the next fit nothing can be measured on them.
     """
 
     members: int
@@ -56,9 +59,12 @@ class Removal:
     traces: list[str] = field(default_factory=lambda: list(TRACES))
     outside: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
+    needs_fit: bool = False
 
 
-def remove(project: Project, members: Sequence[str] = (), *, wait: float = 60.0) -> Removal:
+def remove(
+    project: Project, members: Sequence[str] = (), *, wait: float = 60.0, unseen: bool = False
+) -> Removal:
     """Forget these members, and those of whom an earlier call was interrupted, in all that the project keeps.
 
     First the list of forgotten members is on disk; then the current version is published without them, and
@@ -73,11 +79,14 @@ def remove(project: Project, members: Sequence[str] = (), *, wait: float = 60.0)
         Ids; none to complete what was begun, or what the server was asked for.
     wait
         Seconds to wait for an update that is at work.
+    unseen
+        Also block ids that nothing of the project knows: their events may be on their way.
 
     Raises
     ------
     ConfigError
-        If an id is empty, or nobody is to be forgotten.
+        If an id is empty, or nobody is to be forgotten; or if nothing of the project knows an id, which may
+        be mistyped: nothing is done then.
     BundleError
         If another writer does not come to an end.
     """
@@ -89,19 +98,48 @@ def remove(project: Project, members: Sequence[str] = (), *, wait: float = 60.0)
     if not len(gone):
         raise ConfigError("nobody is to be forgotten", fix="name a member: --member ID")
     events = _events_of(project, gone)
+    strange = _strangers(project, np.setdiff1d(gone, before), events)
+    unknown = [member for member, hashed_id in hashed.items() if hashed_id in strange]
+    if unknown and not unseen:
+        raise ConfigError(
+            f"no version, event or file of this project knows {', '.join(map(repr, unknown))}: is it "
+            "mistyped? Nothing was done",
+            where="--member",
+            fix="name members as the log does; or add --unseen to block events that are still to come",
+        )
     tombstones.add(project.output, members)
     project.config.leave_out(gone.tolist())
-    done, met = Removal(len(gone)), set(before.tolist())
+    done = Removal(len(gone), unknown=unknown)
     with bundle.writer(project.bundles, wait):
         updates = _files_of_updates(project.bundles)
-        met |= _versions(project, gone, events, done)
-    done.files, found = clean(project, gone)
-    met |= set(found.tolist())
-    if events is not None:
-        met |= set(hash_values(events[project.config.entities["member"].id]).tolist())
-    done.unknown = [member for member, hashed_id in hashed.items() if hashed_id not in met]
+        _versions(project, gone, events, done)
+    done.files = clean(project, gone)
     done.outside = still_hold(project, updates, gone)
     return done
+
+
+def take_back(project: Project, members: Sequence[str]) -> None:
+    """Let events of members who were on the list of the forgotten count again.
+
+    Nothing that was erased comes back; the next fit reads what the project's log still holds.
+
+    Raises
+    ------
+    ConfigError
+        If one is not on the list.
+    """
+    listed = set(tombstones.read(project.output).tolist())
+    others = [member for member in members if hash_text(member) not in listed]
+    if others or not members:
+        raise ConfigError(
+            f"{', '.join(map(repr, others))}: not on the list of the forgotten"
+            if others
+            else "nobody is named",
+            where="--member",
+            fix="name whom forget was told, letter by letter; the list holds no names",
+        )
+    tombstones.take_off(project.output, members)
+    project.config.leave_out(tombstones.read(project.output).tolist())
 
 
 def refuse_forgotten(project: Project, version: Path) -> None:
@@ -142,17 +180,33 @@ def _events_of(project: Project, members: U64) -> pl.DataFrame | None:
         config.leave_out(before)
 
 
-def _versions(project: Project, members: U64, events: pl.DataFrame | None, done: Removal) -> set[int]:
-    """Take members out of every version; returns those of whom one knew."""
-    paths, met = bundle.versions(project.bundles), set[int]()
+def _strangers(project: Project, members: U64, events: pl.DataFrame | None) -> set[int]:
+    """Those of whom neither the log, nor a version, nor a file that the project keeps knows anything."""
+    left = members
+    if events is not None:
+        left = np.setdiff1d(left, hash_values(events[project.config.entities["member"].id]))
+    for path in reversed(bundle.versions(project.bundles)):
+        if not len(left):
+            break
+        with suppress(MemberwiseError):  # what is damaged tells nothing
+            rec = Recommender.load(path)
+            left = left[~known(rec.pipeline, rec.seen, "member", left)]
+            waiting = bundle.read_manifest(path).info
+            left = np.setdiff1d(left, owners(waiting, project.config.entities["member"].id))
+    return set(np.setdiff1d(left, mentioned(project, left)).tolist())
+
+
+def _versions(project: Project, members: U64, events: pl.DataFrame | None, done: Removal) -> None:
+    """Take members out of every version."""
+    paths = bundle.versions(project.bundles)
     current = bundle.current(project.bundles)
     if not paths or current is None:
-        return met
+        return
     stands = Recommender.load(project.bundles)
-    met |= _met(stands, members)
     if remains(stands, members):
         newer = forget(stands, members, events)
-        done.published = newer.save(project.bundles, {"forgotten": len(members)}).name
+        done.published = newer.save(project.bundles, {FORGOTTEN: len(members)}).name
+        done.needs_fit = events is not None and len(events) > 0
     else:
         done.published = current
     for path in paths:
@@ -165,17 +219,12 @@ def _versions(project: Project, members: U64, events: pl.DataFrame | None, done:
             done.removed.append(f"{path.name} ({type(error).__name__})")
             continue
         info = bundle.read_manifest(path).info
-        met |= _met(old, members)
         kept = _without_events(info, project.config.entities["member"].id, set(members.tolist()))
         if remains(old, members) or kept != info:
             newer = forget(old, members, events)
-            bundle.rewrite(path, lambda folder, newer=newer: storing.write(newer, folder), kept)  # type: ignore[misc]
+            told = kept | {FORGOTTEN: len(members)}
+            bundle.rewrite(path, lambda folder, newer=newer: storing.write(newer, folder), told)  # type: ignore[misc]
             done.rewritten.append(path.name)
-    return met
-
-
-def _met(rec: Recommender, members: U64) -> set[int]:
-    return set(members[known(rec.pipeline, rec.seen, "member", members)].tolist())
 
 
 def _files_of_updates(bundles: Path) -> list[str]:

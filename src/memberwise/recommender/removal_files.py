@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +15,24 @@ import polars as pl
 
 from memberwise.data.files import expand, record_batches
 from memberwise.data.hashing import U64, hash_text, hash_values
-from memberwise.errors import DataError
+from memberwise.errors import DataError, counted
 from memberwise.project import Project
 
-INBOX = "inbox"
+INBOX, REJECTS, REJECTS_OF_FOLLOWER = "inbox", "rejects.parquet", "rejects.follow.jsonl"
 Found = dict[str, str]
 """What was done, by name of the file."""
 
 
-def clean(project: Project, members: U64) -> tuple[Found, U64]:
+def clean(project: Project, members: U64) -> Found:
     """Take members out of caches, checkpoints, rejected rows, and events that came through the server.
 
     Returns
     -------
-    done : dict
+    dict
         By name of the file: what happened to it.
-    seen : uint64 [k]
-        Members whose events were in one of them.
     """
-    output, column, done = project.output, project.config.entities["member"].id, {}
-    seen: list[int] = []
+    output, column = project.output, project.config.entities["member"].id
+    done: Found = {}
     if (output / "cache").is_dir():
         shutil.rmtree(output / "cache")
         done["cache"] = "prepared rows deleted"
@@ -42,18 +41,48 @@ def clean(project: Project, members: U64) -> tuple[Found, U64]:
         for path in learned:
             path.unlink()
         if learned:
-            done[folder] = f"{len(learned)} checkpoints and caches deleted"
-    if found := _rejected(output / "rejects.parquet", column, members):
-        done["rejects.parquet"] = f"{len(found)} rows removed"
-        seen += found
-    if found := _rejected_by_follower(output / "rejects.follow.jsonl", column, members):
-        done["rejects.follow.jsonl"] = f"{len(found)} events removed"
-        seen += found
-    for path in sorted((output / INBOX).glob("**/*.jsonl")):
+            done[folder] = f"{counted(len(learned), 'file')} deleted: checkpoints and caches"
+    if found := _rejected(output / REJECTS, column, members):
+        done[REJECTS] = f"{counted(found, 'row')} removed"
+    if found := _rejected_by_follower(output / REJECTS_OF_FOLLOWER, column, members):
+        done[REJECTS_OF_FOLLOWER] = f"{counted(found, 'event')} removed"
+    for path in _inbox(output):
         if found := _blank(path, column, members):
-            done[f"{INBOX}/{path.name}"] = f"{len(found)} events removed"
-            seen += found
-    return done, np.unique(np.array(seen, np.uint64))
+            done[f"{INBOX}/{path.name}"] = f"{counted(found, 'event')} removed"
+    return done
+
+
+def mentioned(project: Project, members: U64) -> U64:
+    """Those of these members of whom a file that `clean` looks into holds an event."""
+    output, column = project.output, project.config.entities["member"].id
+    found = [np.zeros(0, np.uint64)]
+    if len(members) and (output / REJECTS).is_file():
+        rows = pl.read_parquet(output / REJECTS)
+        if column in rows.columns:
+            found.append(hash_values(rows[column].cast(pl.String)))
+    for path in (output / REJECTS_OF_FOLLOWER, *_inbox(output)) if len(members) else ():
+        for line in path.read_bytes().splitlines() if path.is_file() else ():
+            with suppress(ValueError):  # what a crash left, or what was no event
+                found.append(owners(json.loads(line), column))
+    return np.intersect1d(members, np.concatenate(found))
+
+
+def owners(said: Any, column: str) -> U64:
+    """Whose events stand anywhere in plain values."""
+    found: list[int] = []
+    waiting = [said]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            found += [hash_text(str(value[column]))] if column in value else []
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+    return np.unique(np.array(found, np.uint64))
+
+
+def _inbox(output: Path) -> list[Path]:
+    return sorted((output / INBOX).glob("**/*.jsonl"))
 
 
 def still_hold(project: Project, more: Iterable[str], members: U64) -> list[str]:
@@ -84,10 +113,10 @@ def _files(path: str | list[str] | None, base: Path) -> list[str]:
         return []  # gone: there is nothing to clean
 
 
-def _rejected(path: Path, column: str, members: U64) -> list[int]:
-    """Leave rejected rows of the members out; returns whose they were. Without an id, nothing is kept."""
+def _rejected(path: Path, column: str, members: U64) -> int:
+    """Leave rejected rows of the members out; returns how many. Without an id, nothing is kept."""
     if not path.is_file():
-        return []
+        return 0
     rows = pl.read_parquet(path)
     known = column in rows.columns
     hashed = hash_values(rows[column].cast(pl.String)) if known else np.zeros(0, np.uint64)
@@ -97,13 +126,13 @@ def _rejected(path: Path, column: str, members: U64) -> list[int]:
         spare = path.with_name(f".{path.name}.forget")
         (rows.filter(pl.Series(~there)) if known else rows.clear()).write_parquet(spare)
         spare.replace(path)
-    return [int(h) for h in hashed[there]]
+    return int(there.sum())
 
 
-def _rejected_by_follower(path: Path, column: str, members: U64) -> list[int]:
-    """Leave the members' events out of what the follower could not use; returns whose they were."""
+def _rejected_by_follower(path: Path, column: str, members: U64) -> int:
+    """Leave the members' events out of what the follower could not use; returns how many."""
     if not path.is_file():
-        return []
+        return 0
     gone, lines = set(members.tolist()), path.read_bytes().splitlines(keepends=True)
 
     def whose(line: bytes) -> int | None:
@@ -112,24 +141,21 @@ def _rejected_by_follower(path: Path, column: str, members: U64) -> list[int]:
         except (ValueError, KeyError, AttributeError):  # what was no event names nobody
             return None
 
-    owners = [whose(line) for line in lines]
-    found = [owner for owner in owners if owner in gone]
-    if found:
+    kept = [line for line in lines if whose(line) not in gone]
+    if len(kept) < len(lines):
         spare = path.with_name(f".{path.name}.forget")
-        spare.write_bytes(
-            b"".join(line for line, owner in zip(lines, owners, strict=True) if owner not in gone)
-        )
+        spare.write_bytes(b"".join(kept))
         spare.replace(path)
-    return [owner for owner in found if owner is not None]
+    return len(lines) - len(kept)
 
 
-def _blank(path: Path, column: str, members: U64) -> list[int]:
-    """Overwrite the members' events in a file of events, where they stand; returns whose they were.
+def _blank(path: Path, column: str, members: U64) -> int:
+    """Overwrite the members' events in a file of events, where they stand; returns how many.
 
     A line keeps its length: a server may be appending behind it, and readers know how far they have come by
     the byte.
     """
-    gone, found, at = set(members.tolist()), [], 0
+    gone, found, at = set(members.tolist()), 0, 0
     with path.open("r+b") as file:
         for line in file.read().splitlines(keepends=True):
             here, at = at, at + len(line)
@@ -138,11 +164,10 @@ def _blank(path: Path, column: str, members: U64) -> list[int]:
             except ValueError:  # what a crash left of a request that nobody was told had succeeded
                 continue
             events: list[dict[str, Any]] = said if isinstance(said, list) else [said]
-            owners = [hash_text(str(e.get(column))) for e in events]
-            kept = [e for e, owner in zip(events, owners, strict=True) if owner not in gone]
+            kept = [e for e in events if hash_text(str(e.get(column))) not in gone]
             if len(kept) == len(events):
                 continue
-            found += [owner for owner in owners if owner in gone]
+            found += len(events) - len(kept)
             body = json.dumps(kept, separators=(",", ":"), ensure_ascii=False).encode()
             if len(body) >= len(line):
                 raise DataError("a line would grow", where=str(path), fix="report this line's form")
