@@ -25,7 +25,7 @@ from memberwise.fresh import update as fresh_update
 from memberwise.fresh.reference import fit_info
 from memberwise.project import Project
 from memberwise.recommender import Recommender
-from memberwise.serving.follow import Follower, position_of, source_of
+from memberwise.serving.follow import Follower, Step, position_of, source_of
 from memberwise.serving.sources import Directory, Event, Piece, Position
 from support.server import write_project
 
@@ -85,6 +85,41 @@ def test_pieces_make_the_same_as_a_whole(project: Project, inbox: Path, late: pl
     assert known.as_of == expected.as_of
     args: dict[str, Any] = {"context": {"num": 0.5, "cat": "u", "tags": ["g1"]}, "k": None}
     assert known.rank("m1", ["i1", "i2"], **args).equals(expected.rank("m1", ["i1", "i2"], **args))
+
+
+def test_sources_that_take_turns_keep_their_places(
+    project: Project, inbox: Path, late: pl.DataFrame, tmp_path: Path
+) -> None:
+    expected = Recommender.load(project.bundles).update(late)
+    other = tmp_path / "elsewhere"
+    moments = late["t"].unique().sort()
+    cuts = [moments[len(moments) * k // 5] for k in range(5)] + [None]
+    for k, (start, end) in enumerate(itertools.pairwise(cuts)):
+        piece = late.filter((pl.col("t") >= start) & ((pl.col("t") < end) if end else True))
+        folder = other if k % 2 else inbox
+        write(folder / f"{k}.jsonl", rows(piece))
+        # A follower of its own each time, as with --once.
+        done = Follower(project, Directory(folder)).step()
+        assert (done.counted, done.left_out) == (len(piece), {})
+    for folder in (inbox, other):
+        assert Follower(project, Directory(folder)).step() == Step()
+    found = Recommender.load(project.bundles)
+    assert found.as_of == expected.as_of
+    assert not (project.output / "rejects.follow.jsonl").exists()
+    names = position_of(project.bundles, found.version)["sources"]
+    assert set(names) == {inbox.relative_to(project.base).as_posix(), str(other)}
+
+
+def test_a_version_that_knew_one_position_goes_on_from_there(
+    project: Project, inbox: Path, late: pl.DataFrame
+) -> None:
+    write(inbox / "a.jsonl", rows(late[:50]))
+    at = Directory(inbox).read({}, 1000).position
+    newer = Recommender.load(project.bundles).update(late[:50])
+    newer.save(project.bundles, info={"follow": {"at": at, "held": []}})
+    write(inbox / "b.jsonl", rows(late[50:]))
+    done = Follower(project, Directory(inbox)).step()
+    assert (done.counted, done.left_out) == (len(late) - 50, {})
 
 
 def test_half_a_line_waits_for_its_end(project: Project, inbox: Path, late: pl.DataFrame) -> None:
@@ -313,6 +348,8 @@ def test_the_command_says_that_a_version_was_refused(
 
 def test_a_source_of_ones_own(project: Project, late: pl.DataFrame) -> None:
     class Memory:
+        name = "memory"
+
         def __init__(self) -> None:
             self.settled_at: Position = {}
 
@@ -326,7 +363,7 @@ def test_a_source_of_ones_own(project: Project, late: pl.DataFrame) -> None:
     source = Memory()
     assert drain(Follower(project, source)) == len(late)
     assert source.settled_at == {"offset": len(late)}
-    assert position_of(project.bundles, "000002")["at"] == {"offset": len(late)}
+    assert position_of(project.bundles, "000002")["sources"] == {"memory": {"offset": len(late)}}
     assert position_of(project.bundles, "000001") == {}
 
 

@@ -1,8 +1,8 @@
 """The near-line follower: new events in, new versions out, each event once.
 
-The position in the source stands in the manifest of the version that holds everything before it. Publishing
-is one rename: after a crash at any moment, the current version and the position agree, and going back to an
-older version also goes back to its position.
+The position in each source stands in the manifest of the version that holds everything before it. Publishing
+is one rename: after a crash at any moment, the current version and the positions agree, and going back to an
+older version also goes back to its positions.
 """
 
 from __future__ import annotations
@@ -106,6 +106,7 @@ class Follower:
         self.project, self.source = project, source
         self.update = by_policy(project) if update is None else update
         self.limit, self.settle, self.clock = limit, settle, clock
+        self._name = _name(project, source)
         self.patience = 60.0
         """Seconds to wait for another update that is at work."""
         self._leftovers = Leftovers(project.output)
@@ -131,10 +132,13 @@ class Follower:
     def _step(self) -> Step:
         rec = self._current()
         state = self._state(rec)
-        before = state.get("held", [])
-        piece = Piece([], state.get("at", {}))
+        before, sources = state.get("held", []), state.get("sources", {})
+        # Versions of earlier days knew one position, of whichever source they had read.
+        at = sources.get(self._name, state.get("at", {}))
+        piece = Piece([], at)
         if len(before) < _BACKLOG * self.limit:
-            piece = self.source.read(state.get("at", {}), self.limit)
+            piece = self.source.read(at, self.limit)
+        sources = {**sources, self._name: piece.position}
         waiting: list[Event] = [*before, *piece.events]
         done = Step()
         if not waiting and not piece.broken:
@@ -147,7 +151,7 @@ class Follower:
             try:
                 if (made := self.update(rec, events)) is not None:
                     newer, about = made
-                    info = {**about, KEY: {"at": piece.position, "held": young}}
+                    info = {**about, KEY: {"sources": sources, "held": young}}
                     accept = size_gate(self.project, rec)
                     done.version = newer.save(self.project.bundles, info=info, accept=accept).name
             except GateError as error:
@@ -161,7 +165,7 @@ class Follower:
         # Where nothing was published this is known here alone: after a crash it is read, and judged, again.
         held = young if made is not None else [*good, *young]
         done.held = len(held)
-        self._ahead = (self._rec.version if self._rec else None, {"at": piece.position, "held": held})
+        self._ahead = (self._rec.version if self._rec else None, {"sources": sources, "held": held})
         return done
 
     def run(self, pause: float, stop: Callable[[], bool] = lambda: False) -> None:
@@ -232,8 +236,15 @@ class Follower:
         return raw[order], [waiting[i] for i in order], [waiting[i] for i in place[young]]
 
 
+def _name(project: Project, source: EventSource) -> str:
+    """Of a source in manifests: a directory within the project moves with it."""
+    path, base = Path(source.name), project.base.resolve()
+    inside = path.is_absolute() and path.is_relative_to(base)
+    return path.relative_to(base).as_posix() if inside else source.name
+
+
 def position_of(bundles: Path, version: str | None) -> Position:
-    """The position of a version: its own, or that of the version it came from; {} if none has one."""
+    """The positions of a version: its own, or those of the version it came from; {} if none has any."""
     while version is not None:
         try:
             manifest = bundle.read_manifest(bundles / version)

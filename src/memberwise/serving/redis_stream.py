@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 import redis
@@ -33,6 +34,8 @@ class RedisStream:
 
     def __init__(self, url: str, stream: str, group: str = "memberwise", consumer: str = "follower") -> None:
         self.stream, self.group, self.consumer = stream, group, consumer
+        where = urlsplit(url)  # without a password: positions stand in manifests
+        self.name = f"{where.scheme}://{where.hostname or ''}:{where.port or ''}{where.path}?stream={stream}"
         self._redis = redis.Redis.from_url(url)
         self._given = "0-0"
         self._first, self._pending = True, True  # first what was delivered before a crash

@@ -44,7 +44,14 @@ class EventSource(Protocol):
 
     A source for Kafka keeps ``{partition: offset}`` as its position, seeks there in `read`, and commits in
     `settled`, if it cares to.
+
+    Attributes
+    ----------
+    name : str
+        Tells it from the other sources of a project, after a restart too: each has a position of its own.
     """
+
+    name: str
 
     def read(self, position: Position, limit: int) -> Piece:
         """Up to about `limit` events after a position ({} is the beginning); no events if there are none."""
@@ -69,6 +76,7 @@ class Directory:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.name = str(folder.resolve())
 
     def read(self, position: Position, limit: int) -> Piece:
         """See `EventSource`."""
