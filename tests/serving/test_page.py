@@ -8,9 +8,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from fastapi.testclient import TestClient
 
 from memberwise.project import Project
+from memberwise.serving.app import Server, create_app
 from memberwise.serving.page import page
+from memberwise.serving.settings import ServingSettings
 from support.server import Running
 
 
@@ -18,6 +21,21 @@ def test_it_needs_no_network() -> None:
     text = page("films <b>")
     assert "films &lt;b&gt;" in text
     assert not re.search(r"""(src|href)\s*=|https?://|@import|url\(""", text)
+
+
+def test_the_reference_of_the_routes_needs_none_either(project: Project) -> None:
+    app = create_app(Server(project, ServingSettings(engine="torch", clock="log")))
+    with TestClient(app) as client:
+        text = client.get("/docs").text
+        document = client.get("/openapi.json").json()
+    links = re.findall(r"""(?:src|href)\s*=\s*['"]([^'"]*)""", text)
+    ids = re.findall(r"id='([^']*)'", text)
+    assert {link.removeprefix("#") for link in links} <= {"openapi.json", *ids}
+    assert not re.search(r"<script|https?://|@import|url\(", text)
+    for path in document["paths"]:
+        assert f" {path}</code>" in text
+    assert {"RankRequest", "RankResponse", "EventsResponse", "Problem"} <= set(ids)
+    assert "Order candidates for a member" in text
 
 
 @pytest.mark.slow

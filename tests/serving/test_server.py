@@ -211,6 +211,26 @@ def test_events_are_on_disk_and_bad_ones_are_not(project: Project) -> None:
     assert found[1][1]["t"] == "2024-05-06T05:08:09.500000Z"
 
 
+def test_a_key_that_nothing_reads_is_named_with_what_may_be_meant(project: Project) -> None:
+    event = {"m": "m1", "i": "i2", "cat": "u", "tags": ["g1"], "num": 1.0, "y": 1}
+    misspelt = {("mum" if k == "num" else k): v for k, v in event.items()} | {"trace": 7}
+    with TestClient(create_app(Server(project, settings()))) as client:
+        answer = client.post("/events", json=[event, misspelt]).json()
+        assert answer == {
+            "accepted": 2,
+            "unread": {"mum": "did you mean 'num'?", "trace": "not read by this project"},
+        }
+        # What is there is not what was meant.
+        both = client.post("/events", json=event | {"mum": 2.0}).json()
+        assert both["unread"] == {"mum": "not read by this project"}
+        bad = client.post("/events", json=[event, {**misspelt, "m": None, "yy": 1, "y": None}])
+    assert bad.status_code == 422
+    assert bad.json()["where"] == "event 1"
+    fix = bad.json()["fix"]
+    assert "It has no 'm', 'num', 'y'" in fix
+    assert "'mum': did you mean 'num'?" in fix
+
+
 def test_on_the_clock_of_a_log_an_event_says_its_own_time(project: Project) -> None:
     """The wall clock would carry a log of the past into the present, and no later event would be new."""
     event = {"m": "m1", "i": "i2", "cat": "u", "tags": ["g1"], "num": 1.0, "y": 1}
@@ -229,7 +249,14 @@ def test_a_forgotten_member_is_somebody_new(project: Project) -> None:
         stranger = client.post("/rank", json=ask(member="stranger")).json()["items"]
         assert client.delete("/members/m1").status_code == 202
         assert client.post("/rank", json=ask()).json()["items"] == stranger != before
-        assert client.post("/events", json=event).json() == {"accepted": 0}
+        other = event | {"m": "m2"}
+        assert client.post("/events", json=[event, other, event]).json() == {
+            "accepted": 1,
+            "left_out": {"the member asked to be forgotten": 2},
+        }
+        (segment,) = project.output.glob("inbox/*")
+        assert msgspec.json.decode(segment.read_bytes())["m"] == "m2"
+        segment.unlink()
     assert not list((project.output).glob("inbox/*"))
     with TestClient(create_app(Server(project, options))) as again:  # a restart remembers
         assert again.post("/rank", json=ask()).json()["items"] == stranger

@@ -35,10 +35,12 @@ from memberwise.serving.messages import (
     encode,
     schemas,
 )
-from memberwise.serving.page import page
+from memberwise.serving.page import page, reference
 from memberwise.serving.publishing import open_store
 from memberwise.serving.served import NOBODY, Served
 from memberwise.serving.settings import ServingSettings
+
+BLOCKED = "the member asked to be forgotten"
 
 
 class Server:
@@ -115,19 +117,21 @@ class Server:
         """A member's past, in the scoring thread."""
         return people.history(self.served(), NOBODY if member in self.forgotten else member)
 
-    async def store(self, events: list[dict[str, Any]]) -> int:
+    async def store(self, events: list[dict[str, Any]]) -> EventsResponse:
         """Check and write events."""
         checked = await asyncio.to_thread(self.intake.check, events)
         column = self.project.config.entities["member"].id
-        checked = [e for e in checked if e[column] not in self.forgotten]
-        if not checked:
-            return 0
+        kept = [e for e in checked if e[column] not in self.forgotten]
+        gone = len(checked) - len(kept)
+        answer = EventsResponse(len(kept), {BLOCKED: gone} if gone else {}, self.intake.unread(events))
+        if not kept:
+            return answer
         try:
-            await asyncio.wrap_future(self.journal.append(checked))
+            await asyncio.wrap_future(self.journal.append(kept))
         except StorageError as error:
             raise Refused(507, Problem.of(error)) from error
-        self.measures.events.inc(len(checked))
-        return len(checked)
+        self.measures.events.inc(len(kept))
+        return answer
 
     def forget(self, member: str) -> None:
         """Nobody is ranked by this member's past from now on, and no event of the member is stored."""
@@ -173,7 +177,7 @@ def create_app(server: Server) -> FastAPI:
         title=f"memberwise: {name}",
         version=__version__,
         lifespan=life,
-        docs_url="/docs",
+        docs_url=None,  # that page takes its scripts from elsewhere
         redoc_url=None,
         description="Ranks items for a member with the current version of the project, and takes events.",
     )
@@ -263,7 +267,7 @@ def _routes(app: FastAPI, server: Server) -> None:
         response_class=Response,
     )
     async def events(request: Request) -> Response:
-        return _json(EventsResponse(await server.store(decode_events(await request.body()))))
+        return _json(await server.store(decode_events(await request.body())))
 
     @app.delete(
         "/members/{member}", status_code=202, summary="Forget a member", responses=_answers("Problem", 401)
@@ -325,6 +329,10 @@ def _routes(app: FastAPI, server: Server) -> None:
     @app.get("/reliability", summary="Predicted and observed rates, as last evaluated")
     async def reliability() -> Response:
         return _json(await asyncio.to_thread(people.reliability, server.project.output / "report.json"))
+
+    @app.get("/docs", response_class=HTMLResponse, include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(reference(app.openapi()))
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     async def home() -> HTMLResponse:

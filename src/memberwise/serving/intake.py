@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +17,8 @@ from memberwise.serving.messages import Problem, Refused
 from memberwise.serving.settings import ServingSettings
 
 Event = dict[str, Any]
+_NAMED = 20
+"""Keys that nothing reads are named up to so many."""
 
 
 def table(events: Sequence[Event], columns: Sequence[str], time_column: str) -> pl.DataFrame:
@@ -79,8 +82,27 @@ class Intake:
             raise Refused(422, Problem.of(error)) from error
         if rejects.total and (bad := rejects.table()) is not None:
             row, reason = int(bad["source_row"][0]), bad["reason"][0]
-            raise Refused(422, Problem(reason, where=f"event {row}", fix="none of the events was stored"))
+            fix = f"none of the events was stored{self._expected(events[row])}"
+            raise Refused(422, Problem(reason, where=f"event {row}", fix=fix))
         return timed
+
+    def unread(self, events: Sequence[Event]) -> dict[str, str]:
+        """Keys of events that nothing of the project reads, each with what may have been meant."""
+        known = dict.fromkeys([*self.checker.columns, self.time])
+        found: dict[str, str] = {}
+        for event in events:
+            for key in event:
+                if key not in known and key not in found and len(found) < _NAMED:
+                    near = difflib.get_close_matches(key, [k for k in known if k not in event], 1)
+                    found[key] = f"did you mean {near[0]!r}?" if near else "not read by this project"
+        return found
+
+    def _expected(self, event: Event) -> str:
+        """What an event that cannot be used lacks, and which of its keys may be meant by it."""
+        missing = [c for c in self.checker.columns if event.get(c) is None and c != self.time]
+        guesses = [f"{key!r}: {said}" for key, said in self.unread([event]).items() if "mean" in said]
+        said = f". It has no {', '.join(map(repr, missing))}" if missing else ""
+        return f"{said}; {'; '.join(guesses)}" if guesses else said
 
     def _stamp(self, value: Any, i: int, now: int) -> str:
         """The event's own time, or now, as text that every reader takes for the same moment."""

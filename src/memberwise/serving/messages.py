@@ -61,10 +61,14 @@ class RankResponse(Struct, omit_defaults=True):
     without what the member has chosen) or ``popular`` (most rows in train)."""
 
 
-class EventsResponse(Struct):
-    """What became of events: all of them are on disk."""
+class EventsResponse(Struct, omit_defaults=True):
+    """What became of events: those accepted are on disk."""
 
     accepted: int
+    left_out: dict[str, int] = {}
+    """How many of the others were not stored, by reason."""
+    unread: dict[str, str] = {}
+    """Keys that nothing of the project reads, each with what may have been meant."""
 
 
 class Problem(Struct, omit_defaults=True):
