@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from memberwise.data.layout import IdField, Layout, Table
 from memberwise.data.normalise import DenseColumn
 from memberwise.errors import DataError
 from memberwise.fresh.drift import ALL, Profile, compare, stability
+from memberwise.schema import DAY
 
 LAYOUT = Layout(
     tasks=("click",),
@@ -55,6 +57,37 @@ def test_nothing_is_found_where_nothing_changed():
         false += len(drift.of("drifted")) + len(drift.of("watch"))
         assert not drift.advises_retraining
     assert false == 0
+
+
+def weekdays(first: float, days: float, n: int = 4_000, seed: int = 0):
+    """Rows spread evenly over so many days, whose store is the day of the week."""
+    arrays, scores = rows(n, seed)
+    at = first + days * np.sort(np.random.default_rng(seed).random(n))
+    arrays["time"] = (at * DAY).astype(np.int64)
+    arrays["ids"][:, 0] = 2 + np.floor(at).astype(int) % 7
+    return arrays, scores
+
+
+@pytest.mark.parametrize(("days", "compared"), [(0.99, False), (3.0, False), (6.99, True), (14.0, True)])
+def test_rows_of_a_day_say_nothing_of_the_days_of_the_week(days: float, compared: bool):
+    before, now = profiles(weekdays(0, 28), weekdays(28, days, seed=1))
+    again = Profile.from_dict(json.loads(json.dumps(before.to_dict())))
+    drift = compare(again, now, {"store": 7.0})
+    assert drift.partial == (() if compared else ("store",))
+    assert (("store", ALL) in verdicts(drift)) is compared
+    assert not drift.of("drifted")
+    assert ("Not compared" in drift.sentence()) is not compared
+    assert verdicts(compare(before, now))[("store", ALL)] == ("stable" if compared else "drifted")
+    # Neither does a profile of the fit that is too short; and one that does not say counts as whole.
+    short = profiles(weekdays(0, 1), weekdays(28, 14, seed=1))
+    assert compare(*short, {"store": 7.0}).partial == ("store",)
+    assert compare(replace(short[0], days=None), short[1], {"store": 7.0}).partial == ()
+
+
+def test_what_is_compared_is_told_apart():
+    (a, p), (b, q) = rows(8_000, 0), rows(8_000, 1, rate=0.45)
+    said = compare(*profiles((a, p), (b, q))).sentence()
+    assert "of 7 comparisons (5 features, 1 label rate, 1 calibration) show drift: " in said
 
 
 def test_few_rows_differ_by_chance_and_are_not_blamed():

@@ -66,6 +66,8 @@ def test_drift_is_measured_against_the_fit(copy: Copy, batches: Batches) -> None
     rec.save(project.bundles, info=fit_info(rec))
     calm = update(project, batches[0])
     assert calm.drift is not None
+    # The batch, like valid of so short a log, knows few days of the week.
+    assert "clock.weekday" in calm.drift.partial
     assert not calm.drift.advises_retraining
     moved = batches[1].with_columns(y=1)
     stirred = update(project, moved, force=True)

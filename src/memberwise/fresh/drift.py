@@ -7,8 +7,9 @@ was fitted on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from scipy.stats import chi2
 
 from memberwise.data.layout import Layout
 from memberwise.data.vocabulary import FIRST, MISSING, PAD, UNSEEN
-from memberwise.errors import DataError
+from memberwise.errors import DataError, counted
+from memberwise.schema import DAY
 
 Floats = npt.NDArray[np.float64]
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -29,6 +31,8 @@ CHANCE = 0.999
 _SIGMAS = 3.29  # the same level for a rate
 _SMALL, _LARGE = 0.05, 0.10  # relative change of a rate worth watching, and too much
 ALL = "all rows"
+_ROUND = 0.9
+"""Of a cycle: the rows of whole days begin a little after midnight and end a little before."""
 
 
 @dataclass(frozen=True)
@@ -86,12 +90,15 @@ class Profile:
         Rows as good as so many independent ones: ``(sum n_m)^2 / sum n_m^2`` over members m.
     outcomes : dict
         Task to segment to `Outcome`.
+    days : float, optional
+        From the first row to the last, where their times are known.
     """
 
     bins: dict[str, Bins]
     counts: dict[str, list[float]]
     size: float
     outcomes: dict[str, dict[str, Outcome]] = field(default_factory=dict)
+    days: float | None = None
 
     @classmethod
     def of(
@@ -138,7 +145,9 @@ class Profile:
                 p = None if scores is None else np.asarray(scores[:, t], float)
                 found = {name: _outcome(labels[:, t], p, members, mask) for name, mask in parts.items()}
                 outcomes[task] = {name: o for name, o in found.items() if o is not None}
-        return cls(bins, counts, float(each.sum() ** 2 / (each @ each)), outcomes)
+        times = np.asarray(arrays["time"]) if "time" in arrays else None
+        days = None if times is None else float(times.max() - times.min()) / DAY
+        return cls(bins, counts, float(each.sum() ** 2 / (each @ each)), outcomes, days)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -152,7 +161,12 @@ class Profile:
             {k: list(c) for k, c in values["counts"].items()},
             float(values["size"]),
             {t: {s: Outcome(**o) for s, o in found.items()} for t, found in values["outcomes"].items()},
+            values.get("days"),
         )
+
+    def covers(self, days: float) -> bool:
+        """Whether the rows go all the way round a cycle of so many days, as far as is known."""
+        return self.days is None or self.days >= _ROUND * days
 
 
 @dataclass(frozen=True)
@@ -187,9 +201,18 @@ class Change:
 
 @dataclass(frozen=True)
 class Drift:
-    """All changes between two profiles, the worst first."""
+    """All changes between two profiles, the worst first.
+
+    Attributes
+    ----------
+    changes
+        One for each comparison.
+    partial
+        Features that were not compared: one of the profiles does not go all the way round their cycle.
+    """
 
     changes: tuple[Change, ...]
+    partial: tuple[str, ...] = ()
 
     def of(self, verdict: str) -> list[Change]:
         """Changes of one verdict."""
@@ -206,20 +229,34 @@ class Drift:
     def sentence(self) -> str:
         """Say it."""
         gone = self.of("drifted")
+        left = f" Not compared, for want of rows all round its cycle: {', '.join(self.partial)}."
+        left = left if self.partial else ""
         if not gone:
             watch = len(self.of("watch"))
-            return "Nothing has drifted" + (f"; {watch} to watch." if watch else ".")
+            return "Nothing has drifted" + (f"; {watch} to watch." if watch else ".") + left
         named = ", ".join(c.name if c.measure == "psi" else f"{c.measure} of {c.name}" for c in gone[:3])
         more = f" and {len(gone) - 3} more" if len(gone) > 3 else ""
         advice = " Train again in full." if self.advises_retraining else ""
-        return f"{len(gone)} of {len(self.changes)} have drifted: {named}{more}.{advice}"
+        kinds = [f"{counted(n, kind)}" for kind in _KINDS if (n := sum(map(_KINDS[kind], self.changes)))]
+        return (
+            f"{len(gone)} of {len(self.changes)} comparisons ({', '.join(kinds)}) show drift: "
+            f"{named}{more}.{left}{advice}"
+        )
 
     def to_records(self) -> list[dict[str, Any]]:
         """One plain record a change, for the report and for JSON."""
         return [asdict(c) for c in self.changes]
 
 
-def compare(before: Profile, now: Profile) -> Drift:
+_KINDS: dict[str, Callable[[Change], bool]] = {
+    "feature": lambda c: c.measure == "psi",
+    "label rate": lambda c: c.measure == "label rate",
+    "calibration": lambda c: c.measure == "calibration",
+}
+"""What is compared; label rates and calibrations of every task, in all rows and in each segment."""
+
+
+def compare(before: Profile, now: Profile, cycles: Mapping[str, float] = MappingProxyType({})) -> Drift:
     r"""What has changed between two profiles on the same bins.
 
     .. math:: \mathrm{PSI} = \sum_b (q_b - p_b) \log(q_b / p_b)
@@ -232,6 +269,9 @@ def compare(before: Profile, now: Profile) -> Drift:
     ----------
     before, now
         ``now`` made with ``like=before``.
+    cycles
+        Days after which a feature comes round, by name: the day of the week in 7. It is compared only where
+        both profiles go all the way round; the rows of one day tell nothing about it.
 
     References
     ----------
@@ -248,8 +288,9 @@ def compare(before: Profile, now: Profile) -> Drift:
     """
     changes = []
     noise = 1 / before.size + 1 / now.size
+    partial = tuple(n for n, d in cycles.items() if not (before.covers(d) and now.covers(d)))
     for name, counts in before.counts.items():
-        if name not in now.counts:
+        if name not in now.counts or name in partial:
             continue
         psi = stability(np.array(counts), np.array(now.counts[name]))
         used = int(((np.array(counts) + np.array(now.counts[name])) > 0).sum())
@@ -262,7 +303,7 @@ def compare(before: Profile, now: Profile) -> Drift:
             if later is not None:
                 changes += _outcome_changes(task, segment, then, later)
     rank = {"drifted": 0, "watch": 1, "stable": 2}
-    return Drift(tuple(sorted(changes, key=lambda c: (rank[c.verdict], -abs(c.value)))))
+    return Drift(tuple(sorted(changes, key=lambda c: (rank[c.verdict], -abs(c.value)))), partial)
 
 
 def stability(before: Floats, now: Floats) -> float:

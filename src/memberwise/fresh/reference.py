@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from memberwise.fresh.drift import Drift, Profile, compare
 from memberwise.recommender import Recommender
+from memberwise.schema import Clock
 
 PROFILE = "profile"
 """Where it stands in a manifest."""
@@ -51,4 +52,6 @@ def drift(
     if PROFILE not in info:
         return None, profile(rec, arrays, scores).to_dict()
     before = Profile.from_dict(info[PROFILE])
-    return compare(before, profile(rec, arrays, scores, like=before)), dict(info[PROFILE])
+    clocks = [f for f in rec.project.config.features if isinstance(f, Clock)]
+    cycles = {f"{f.name}.{part}": days for f in clocks for part, days in (("hour", 1.0), ("weekday", 7.0))}
+    return compare(before, profile(rec, arrays, scores, like=before), cycles), dict(info[PROFILE])
