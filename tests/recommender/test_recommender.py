@@ -319,9 +319,9 @@ def test_an_evaluation_says_which_rows_the_version_knows_already(
 ) -> None:
     rec = Recommender.fit(make(tmp_path, early, effects={}))
     train_end = rec.summary["splits"]["train"]["last"]
-    assert not rec.evaluate(late, draws=20).context.notes
-    assert not rec.evaluate(draws=20).context.notes
-    old = rec.evaluate(early, draws=20).context.notes
+    assert not rec.evaluate(late, draws=20).context.cautions
+    assert not rec.evaluate(draws=20).context.cautions
+    old = rec.evaluate(early, draws=20).context.cautions
     trained = int((early["t"].cast(pl.Int64) <= train_end).sum())
     assert any(
         n.startswith(f"{trained:,} of {len(early):,} rows are not later than the end of train") for n in old
@@ -330,10 +330,10 @@ def test_an_evaluation_says_which_rows_the_version_knows_already(
     rec.save()
     newer = rec.update(late[:200])
     newer.save()
-    (note,) = newer.evaluate(draws=20).context.notes
+    (note,) = newer.evaluate(draws=20).context.cautions
     test = rec.summary["splits"]["test"]["rows"]
     assert note.startswith(f"{test:,} of {test:,} rows come before")
     assert "(effects)" in note
     found = newer.evaluate(late.filter(pl.col("t") > late["t"][199]), draws=20)
-    assert not found.context.notes
+    assert not found.context.cautions
     assert found.subject().startswith("version 000002, as of ")

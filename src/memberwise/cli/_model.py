@@ -231,8 +231,10 @@ def evaluate(
     found.to_json(target.with_suffix(".json"))
     say_if_ahead(loaded, rec)
     out.print(f"Judged: {literal(found.subject())}", highlight=False)
+    for said in found.warnings:
+        out.print(f"[yellow]{literal(said)}[/]", highlight=False)
     out.print(found.table())
-    for said in (*found.warnings, *found.context.notes):
+    for said in found.context.notes:
         out.print(f"[yellow]{literal(said)}[/]", highlight=False)
     out.print(f"Report: [bold]{target}[/]", soft_wrap=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -54,8 +55,8 @@ def evaluate(rec: Recommender, events: Source | None, baselines: bool | Sequence
         assert prepared is not None
         rows, layout = prepared.packed.rows, prepared.pipeline.layout
         scores[name] = BASELINES[name].fit(rows("train"), rows("valid"), layout)(arrays)  # type: ignore[assignment]
-    notes += _hindsight(rec, np.asarray(arrays["time"], np.int64))
-    about = context(rec, arrays, list(scores), notes)
+    cautions = _hindsight(rec, np.asarray(arrays["time"], np.int64))
+    about = replace(context(rec, arrays, list(scores), notes), cautions=cautions)
     found = predictions(rec, arrays, scores, segments)
     return Report.build(found, context=about, draws=draws, seed=rec.project.config.seed)
 
@@ -125,14 +126,15 @@ def _hindsight(rec: Recommender, times: npt.NDArray[np.int64]) -> list[str]:
         found.append(
             f"{trained:,} of {len(times):,} rows are not later than the end of train, {when(ends['train'])} "
             "UTC: the ranker was trained on those that stand in the project's log, and figures on them are "
-            "too good."
+            "too good. Without files, memberwise evaluate PROJECT judges the test split."
         )
     now, learns = rec.pipeline.last_event or 0, [n for n, part in rec.parts.items() if not part.vectors()]
     if now > ends["test"] and learns and (learned := int((times <= now).sum()) - trained):
         found.append(
             f"{learned:,} of {len(times):,} rows come before {when(now)} UTC, up to which updates have "
             f"taught this version ({', '.join(learns)}): it knows what came after them, and figures on them "
-            "are too good. Judge it on newer events, or judge the version that was fitted."
+            "are too good. Each update has said how it predicted its events before it learned them; "
+            "memberwise replay PROJECT does so for all of the log after train; or give newer events."
         )
     return found
 

@@ -155,8 +155,10 @@ class ReportContext:
         Training records: ``step``, ``epoch``, ``split``, ``loss`` and further metrics.
     fit_seconds : float, optional
         How long fitting took.
+    cautions : sequence of str
+        What makes the figures other than they seem; printed before them.
     notes : sequence of str
-        Warnings and remarks to print near the top.
+        Remarks to print near the top.
     freshness : mapping
         Model name to the freshness of its features.
     version : str
@@ -175,6 +177,7 @@ class ReportContext:
     features: Sequence[FeatureRates] = ()
     log: Sequence[Mapping[str, Any]] = ()
     fit_seconds: float | None = None
+    cautions: Sequence[str] = ()
     notes: Sequence[str] = ()
     freshness: Mapping[str, Sequence[Freshness]] = field(default_factory=dict)
     version: str = ""

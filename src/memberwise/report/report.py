@@ -117,7 +117,7 @@ class Report:
     @property
     def warnings(self) -> list[str]:
         """What a reader must know before believing the numbers."""
-        found = [freshness_warning(self.context, self.predictions.otherwise)]
+        found = [*self.context.cautions, freshness_warning(self.context, self.predictions.otherwise)]
         overall = self.evaluation.overall
         if overall.members < 30:
             found.append(
