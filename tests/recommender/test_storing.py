@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import polars as pl
 import pytest
 
 from memberwise import bundle
+from memberwise.errors import BundleError
 from memberwise.project import Project
 from memberwise.recommender import Recommender, storing
 from support.projects import make
@@ -149,3 +151,14 @@ def test_versions_kept_elsewhere_know_the_place_of_their_project(
     rec.save(tmp_path / "elsewhere")
     shutil.copytree(tmp_path / "elsewhere", tmp_path / "copy" / "bundles", symlinks=True)
     assert Recommender.load(tmp_path / "copy" / "bundles").project.base == project.base.resolve()
+
+
+def test_settings_of_another_memberwise_are_told_from_a_mistake(rec: Recommender, tmp_path: Path) -> None:
+    folder = rec.save(tmp_path / "old")
+    saved = json.loads((folder / "project.json").read_text())
+    saved["config"]["meta"] = {"tasks": [{"by": "member", "steps_of_old": 3}]}
+    (folder / "project.json").write_text(json.dumps(saved))
+    with pytest.raises(BundleError, match=r"settings are of another memberwise.*steps_of_old") as found:
+        storing.read(folder)
+    assert found.value.where == str(folder)
+    assert "fit again" in str(found.value)

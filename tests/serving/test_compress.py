@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 
 import pytest
 
@@ -33,8 +34,15 @@ def test_large_vocabularies_alone_get_quotients(project: Project) -> None:
 
 
 @pytest.mark.slow
-def test_the_choices_for_a_version_and_the_gate_of_its_int8_core(project: Project) -> None:
+def test_the_choices_for_a_version_and_the_gate_of_its_int8_core(
+    project: Project, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])  # as in a program that has set up no logs
     choices = compress(project)
+    assert "WARNING" not in capfd.readouterr().err
+    assert root.handlers == []
+    assert root.filters == []
     assert [c.name.split(" (")[0] for c in choices] == ["float32", "int8 dense part", "int8 tables"]
     assert choices[2].table_mb < choices[0].table_mb
     gate = json.loads((folder_of(Recommender.load(project.bundles)) / GATE).read_text())

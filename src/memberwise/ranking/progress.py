@@ -11,11 +11,21 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+EVERY = 15.0
+"""Seconds between two lines where there is no terminal to draw on."""
+
 
 class ProgressBar:
-    """A bar for each stage: preparing rows, then training with rows per second and the last metrics."""
+    """A bar for each stage: preparing rows, then training with rows per second and the last metrics.
+
+    Where the output is no terminal, as in a file, a line every now and then says the same.
+    """
 
     def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True)
+        self._lines = not self._console.is_terminal
+        self._said: dict[str, float] = {}
+        self._ended: set[str] = set()
         self._bar = Progress(
             TextColumn("{task.description:<10}"),
             BarColumn(),
@@ -23,7 +33,8 @@ class ProgressBar:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
-            console=console or Console(stderr=True),
+            console=self._console,
+            disable=self._lines,
         )
         self._stages: dict[str, TaskID] = {}
         self._rows, self._since = 0, time.monotonic()
@@ -62,6 +73,18 @@ class ProgressBar:
             self._stages[what] = self._bar.add_task(what, total=of, note=note)
             self._rows, self._since = 0, time.monotonic()
         self._bar.update(self._stages[what], completed=done, total=of, note=note)
+        if self._lines:
+            self._line(what, done, of, note)
+
+    def _line(self, what: str, done: int, of: int, note: str) -> None:
+        """Say how far it is, at the beginning of a stage, from time to time, and at its end."""
+        now, ended = time.monotonic(), done >= of
+        if what in self._said and (what in self._ended if ended else now - self._said[what] < EVERY):
+            return
+        self._said[what] = now
+        (self._ended.add if ended else self._ended.discard)(what)
+        share = f"{100 * done // max(of, 1)} %"
+        self._console.print(f"{what}: {share} {note}".rstrip(), highlight=False, markup=False, soft_wrap=True)
 
 
 class TensorBoard:

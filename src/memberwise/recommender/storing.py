@@ -33,7 +33,7 @@ from memberwise.data.layers import Views, whole
 from memberwise.data.negatives import NegativeSampler
 from memberwise.data.pipeline import FeaturePipeline
 from memberwise.data.timeline import EmbeddingTimeline
-from memberwise.errors import BundleError
+from memberwise.errors import BundleError, ConfigError
 from memberwise.project import Project
 from memberwise.ranking.ranker import Ranker
 from memberwise.recommender.fitting import new_ranker
@@ -183,7 +183,14 @@ def read(folder: Path) -> tuple[Any, ...]:
         fit = json.loads((folder / "fit.json").read_text())
     except (OSError, ValueError) as error:
         raise BundleError(f"cannot be read: {error}", where=str(folder)) from error
-    project = _project(saved, folder.parent)
+    try:
+        project = _project(saved, folder.parent)
+    except ConfigError as error:
+        raise BundleError(
+            f"its settings are of another memberwise, and mean nothing to this one: {error.what}",
+            where=str(folder),
+            fix="fit again, or use the memberwise that made it",
+        ) from error
     tables = {
         name: EntityTable(name, pl.read_ipc(folder / "entities" / f"{name}.arrow"), entity.table_key)
         for name, entity in project.config.entities.items()

@@ -9,7 +9,8 @@ import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -171,7 +172,28 @@ def quantise(source: Path, target: Path) -> None:
     products = [n for n in graph.node if n.op_type == "MatMul"]
     # Products of two activations (attention, pooling) and stacks of small matrices stay as they are.
     left = [n.name for n in products if n.input[1] not in matrices]
-    quantize_dynamic(source, target, per_channel=True, weight_type=QuantType.QInt8, nodes_to_exclude=left)
+    with _unadvised():
+        quantize_dynamic(source, target, per_channel=True, weight_type=QuantType.QInt8, nodes_to_exclude=left)
+
+
+@contextmanager
+def _unadvised() -> Iterator[None]:
+    """Without the advice to pre-process, which dynamic int8 of matrix products does not need.
+
+    It is given to the root logger, which would put a handler on whatever standard error is now, for good.
+    """
+    root, silent = logging.getLogger(), logging.NullHandler()
+
+    def other(record: logging.LogRecord) -> bool:
+        return "pre-processing before quantization" not in record.getMessage()
+
+    root.addHandler(silent)
+    root.addFilter(other)
+    try:
+        yield
+    finally:
+        root.removeFilter(other)
+        root.removeHandler(silent)
 
 
 def identity(rec: Recommender) -> str:

@@ -27,9 +27,21 @@ class JsonLines(logging.Formatter):
         return msgspec.json.encode(line).decode()
 
 
+class _StandardError(logging.StreamHandler[TextIO]):
+    """Writes to what standard error is at that moment: one that was replaced may be closed."""
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, stream: TextIO) -> None:
+        pass
+
+
 def to_json(stream: TextIO | None = None, level: int = logging.INFO) -> None:
     """Send the logs of the server to a stream (default: stderr) as JSON lines."""
-    handler = logging.StreamHandler(stream or sys.stderr)
+    handler = _StandardError() if stream is None else logging.StreamHandler(stream)
     handler.setFormatter(JsonLines())
     for name in ("memberwise", "uvicorn"):
         logger = logging.getLogger(name)
