@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from memberwise.cli._app import FIT, START, ProjectPath, app, beside, literal, out, say_if_ahead
-from memberwise.errors import ConfigError
+from memberwise.errors import ConfigError, counted
 
 if TYPE_CHECKING:
     from memberwise.recommender import Recommender
@@ -148,7 +148,8 @@ def _say_rows(summary: dict[str, Any]) -> None:
     if summary["rows rejected"]:
         reasons = "; ".join(f"{n:,} x {r}" for r, n in summary["reasons"].items())
         out.print(
-            f"[yellow]{summary['rows rejected']:,} rows could not be used[/]: {reasons} (see rejects.parquet)"
+            f"[yellow]{counted(summary['rows rejected'], 'row')} could not be used[/]: {reasons} "
+            "(see rejects.parquet)"
         )
     if summary.get("negatives"):
         out.print(summary["negatives"])

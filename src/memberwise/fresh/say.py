@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from rich.console import Console
 from rich.table import Table
 
+from memberwise.errors import counted
 from memberwise.fresh.gate import Quality
 from memberwise.fresh.update import Outcome
 from memberwise.report.freshness import FreshnessReport
@@ -17,7 +18,10 @@ def update(outcome: Outcome, out: Console) -> None:
     if outcome.known is not None:
         out.print(f"Nothing to do: version {outcome.known} was made of these events.")
         return
-    out.print(f"{outcome.rows:,} rows from {_when(outcome.first)} to {_when(outcome.last)}", highlight=False)
+    out.print(
+        f"{counted(outcome.rows, 'row')} from {_when(outcome.first)} to {_when(outcome.last)}",
+        highlight=False,
+    )
     if outcome.plan is not None:
         out.print(f"Learned: {', '.join(outcome.plan.learns)}", highlight=False)
     if outcome.before:
