@@ -79,7 +79,9 @@ def init(
     output.write_text(proposal.yaml, encoding="utf-8")
     for note in proposal.notes:
         out.print(f"- {literal(note)}")
-    out.print(f"\nWrote [bold]{output}[/]. Read it, then: [bold]memberwise doctor {output}[/]")
+    out.print(
+        f"\nWrote [bold]{output}[/]. Read it, then: [bold]memberwise doctor {output}[/]", soft_wrap=True
+    )
 
 
 @app.command(rich_help_panel=START)
@@ -138,7 +140,8 @@ def fit(
     if (cut := contributions(rec)) is not None:
         out.print(table(cut))
     out.print(
-        f"Published [bold]{path}[/] in {rec.fit_seconds:.0f} s. Next: [bold]memberwise evaluate {project}[/]"
+        f"Published [bold]{path}[/] in {rec.fit_seconds:.0f} s. Next: [bold]memberwise evaluate {project}[/]",
+        soft_wrap=True,
     )
 
 
@@ -233,7 +236,7 @@ def evaluate(
     say_if_ahead(loaded, rec)
     out.print(f"Judged: {literal(found.subject())}", highlight=False)
     for said in found.warnings:
-        out.print(f"[yellow]{literal(said)}[/]", highlight=False)
+        out.print(f"[yellow]{literal(said)}[/]", highlight=False, soft_wrap=True)
     out.print(found.table())
     for said in found.context.notes:
         out.print(f"[yellow]{literal(said)}[/]", highlight=False)
