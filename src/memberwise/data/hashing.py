@@ -238,14 +238,16 @@ class HashIndex:
     def __init__(self, keys: U64 | None = None) -> None:
         self._base: HashIndex | None = None  # shared, and read only; what is new stands in the table beside
         self._lent = False  # others read this table: whoever adds does so beside it
-        self._empty()
+        self._empty(0 if keys is None else len(keys))
         if keys is not None and len(keys):
             self.add(np.ascontiguousarray(keys, np.uint64))
 
-    def _empty(self) -> None:
-        self._slots = np.zeros(16, np.uint64)
-        self._codes = np.full(16, -1, np.int32)
-        self._keys = np.zeros(8, np.uint64)
+    def _empty(self, room: int = 0) -> None:
+        """No keys, and room for so many: each time that it grows, it hashes all of them again."""
+        capacity = max(16, 1 << (2 * room - 1).bit_length()) if room else 16
+        self._slots = np.zeros(capacity, np.uint64)
+        self._codes = np.full(capacity, -1, np.int32)
+        self._keys = np.zeros(capacity // 2, np.uint64)
         self._size = 0
 
     def __len__(self) -> int:
