@@ -294,14 +294,17 @@ def test_a_log_that_has_changed_is_not_taken_for_members_who_were_forgotten(
 def test_who_is_named_in_no_version_but_in_a_file_is_no_stranger(early: pl.DataFrame, tmp_path: Path):
     project = project_of(tmp_path, early)
     rec = Recommender.fit(project)
-    rec.save(info={"follow": {"at": {}, "held": [{"m": "waits", "i": "i1"}]}})
+    file = tmp_path / "update.parquet"
+    early.head(2).with_columns(m=pl.lit("updated")).write_parquet(file)
+    info = {"update": {"files": [str(file), str(tmp_path / "gone.parquet")]}}
+    rec.save(info={"follow": {"at": {}, "held": [{"m": "waits", "i": "i1"}]}, **info})
     inbox = project.output / "inbox"
     inbox.mkdir()
     (inbox / "1-1.jsonl").write_text('[{"m": "sent", "i": "i1"}]\n{"m": "tor')
     rejected = {"reason": "late", "event": {"m": "late", "i": "i1"}}
     (project.output / "rejects.follow.jsonl").write_text(json.dumps(rejected) + "\n")
     pl.DataFrame({"m": ["bad"], "reason": ["?"]}).write_parquet(project.output / "rejects.parquet")
-    for member in ("waits", "sent", "late", "bad"):
+    for member in ("waits", "sent", "late", "bad", "updated"):
         assert remove(project, [member]).unknown == []
     with pytest.raises(ConfigError, match="knows 'Sent'"):
         remove(project, ["Sent"])

@@ -17,12 +17,12 @@ from memberwise.data import tombstones
 from memberwise.data.events import EventChecker, Rejects
 from memberwise.data.hashing import U64, hash_text, hash_values
 from memberwise.data.log import check_events
-from memberwise.errors import BundleError, ConfigError, DataError, MemberwiseError
+from memberwise.errors import BundleError, ConfigError, DataError
 from memberwise.project import Project
 from memberwise.recommender import storing
 from memberwise.recommender.core import FORGOTTEN, Recommender
 from memberwise.recommender.forgetting import TRACES, forget, remains
-from memberwise.recommender.removal_files import clean, mentioned, owners, still_hold
+from memberwise.recommender.removal_files import clean, held, mentioned, owners, still_hold
 from memberwise.recommender.seen import known
 
 
@@ -105,7 +105,7 @@ def remove(
             f"no version, event or file of this project knows {', '.join(map(repr, unknown))}: is it "
             "mistyped? Nothing was done",
             where="--member",
-            fix="name members as the log does; or add --unseen to block events that are still to come",
+            fix="name members as the log does; or add --unseen to forget, and block, such an id all the same",
         )
     tombstones.add(project.output, members)
     project.config.leave_out(gone.tolist())
@@ -188,12 +188,13 @@ def _strangers(project: Project, members: U64, events: pl.DataFrame | None) -> s
     for path in reversed(bundle.versions(project.bundles)):
         if not len(left):
             break
-        with suppress(MemberwiseError):  # what is damaged tells nothing
+        with suppress(Exception):  # damaged, or of an older format: it tells nothing
             rec = Recommender.load(path)
             left = left[~known(rec.pipeline, rec.seen, "member", left)]
             waiting = bundle.read_manifest(path).info
             left = np.setdiff1d(left, owners(waiting, project.config.entities["member"].id))
-    return set(np.setdiff1d(left, mentioned(project, left)).tolist())
+    left = np.setdiff1d(left, mentioned(project, left))
+    return set(left[~held(_files_of_updates(project.bundles), project, left)].tolist())
 
 
 def _versions(project: Project, members: U64, events: pl.DataFrame | None, done: Removal) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from memberwise.data.files import expand, record_batches
@@ -103,6 +104,16 @@ def still_hold(project: Project, more: Iterable[str], members: U64) -> list[str]
                 found.append(path)
         except DataError as error:
             found.append(f"{path} (not looked into: {error.what})")
+    return found
+
+
+def held(files: Iterable[str], project: Project, members: U64) -> npt.NDArray[np.bool_]:
+    """Which of these members have a row in one of these files of events, as far as they can be read."""
+    column, found = project.config.entities["member"].id, np.zeros(len(members), np.bool_)
+    for path in dict.fromkeys(files) if len(members) else ():
+        with suppress(DataError):  # gone: nothing is found there
+            for piece in record_batches(path, [column], text=[column]):
+                found |= np.isin(members, hash_values(piece[column]))
     return found
 
 
