@@ -76,7 +76,7 @@ TRAINING: dict[str, Any] = {
     "group_size": 1,
     "negatives": 512,
     "lr": 3e-3,
-    "embedding_lr": 0.05,
+    "embedding_lr": 0.02,
     "adaptive": None,
     "evaluations_per_epoch": 1,
     "evaluation_events": 1000,

@@ -19,7 +19,7 @@ from memberwise.graph.records import Records
 DATA = Path(os.environ.get("MEMBERWISE_BENCH_DATA", ".cache/data"))
 """Where ``temporal/wikipedia_edits.parquet`` is (columns user, page, seconds)."""
 
-ASKED, SLICES = 4000, 18
+ASKED, SLICES = 10_000, 18
 """Held-out edges that are scored; how often items are embedded anew over their span."""
 
 

@@ -41,8 +41,8 @@ def _by_hand(
         *crowd[at],
     ]
     x = torch.tensor(facts)
-    bonus = net.rank[since] + net.direct(x) + net.down(torch.relu(net.up(x))) + net.kind.weight[kinds[at]]
-    return GAIN * bonus.item()
+    said = net.direct(x) / math.sqrt(len(x)) + net.down(torch.relu(net.up(x))) / math.sqrt(16)
+    return GAIN * (net.rank[since] + said + net.kind.weight[kinds[at]]).item()
 
 
 @given(st.lists(st.integers(0, 4), max_size=6), st.integers(0, 2**31))

@@ -12,7 +12,7 @@ import torch
 
 from memberwise.errors import ConfigError, DataError
 from memberwise.graph.config import GraphTrainingConfig, LongTermConfig, TemporalConfig
-from memberwise.graph.evaluation import ColdNodes, link_auc
+from memberwise.graph.evaluation import ColdNodes, link_metrics
 from memberwise.graph.feed import BatchRequest
 from memberwise.graph.link_batch import LinkBatch
 from memberwise.graph.linking import link_loss
@@ -27,9 +27,11 @@ from support.graphs import LIKES, RATES, World, communities, small, world
 def _settings(**changes: Any) -> GraphTrainingConfig:
     values: dict[str, Any] = {
         "epochs": 3,
+        "metric": "auc",
         "batch_size": 32,
         "negatives": 8,
         "lr": 0.01,
+        "embedding_lr": 0.05,
         "workers": 0,
         "adaptive": AdaptiveFanOut(start=1, stride=2),
         "evaluation_events": 200,
@@ -62,48 +64,42 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "temporal": TemporalConfig(length=6, heads=2, long_term=LongTermConfig(future=2)),
     },
 }
-WORSE = pytest.mark.xfail(
-    reason="a regression: since recurrence goes by distinct item the last evaluations fell from .76, .75, .74"
-)
-ENDS = [
-    pytest.param(
-        name, marks=WORSE if name in ("mlp", "destination neighbours", "two hops, long term") else ()
-    )
-    for name in VARIANTS
-]
 
 
-def _learned(run: Path, settings: dict[str, Any]) -> GraphTrainer:
+def _learned(run: Path, settings: dict[str, Any], metric: str = "auc") -> GraphTrainer:
     w = world(communities(), small(**settings))
     # A network that scores pairs does not bear the rate that suits a product of two embeddings.
     changes = {"epochs": 8, "lr": 0.001} if settings.get("decoder") == "mlp" else {"epochs": 4}
-    trainer = _trainer(run, w, patience=99, **changes)
+    trainer = _trainer(run, w, patience=99, metric=metric, **changes)
     trainer.fit()
     return trainer
 
 
-@pytest.mark.parametrize("name", ENDS)
+@pytest.mark.parametrize("name", VARIANTS)
 def test_it_learns_who_belongs_to_whom(tmp_path: Path, name: str) -> None:
     # Half of the uniform candidates lie on the member's own side and cannot be told from the positive.
     assert _learned(tmp_path, VARIANTS[name]).records[-1]["auc"] > 0.7
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-def test_a_fit_ends_with_its_best_weights(tmp_path: Path, name: str) -> None:
-    trainer = _learned(tmp_path, VARIANTS[name])
-    best = max(r["auc"] for r in trainer.records)
-    assert best > 0.7
-    again = link_auc(trainer.model, trainer.valid, trainer.evaluated, 5, trainer.cold, 3)
-    assert again["auc"] == best
+@pytest.mark.parametrize(("name", "metric"), [*((name, "auc") for name in VARIANTS), ("all", "mrr")])
+def test_a_fit_ends_with_its_best_weights(tmp_path: Path, name: str, metric: str) -> None:
+    trainer = _learned(tmp_path, VARIANTS[name], metric=metric)
+    best = max(r[metric] for r in trainer.records)
+    assert max(r["auc"] for r in trainer.records) > 0.7
+    again = link_metrics(trainer.model, trainer.valid, trainer.evaluated, 5, trainer.cold, 3)
+    assert again[metric] == best
 
 
 def test_several_relations_are_learned_together(tmp_path: Path) -> None:
-    w = world(communities(likes=True), small(), [RATES, LIKES])
-    trainer = _trainer(tmp_path, w, epochs=4)
-    trainer.fit()
-    relation = trainer.model.decoder.relation
-    assert trainer.records[-1]["auc"] > 0.7
-    assert not torch.allclose(relation[0], relation[1])
+    ends = []
+    for seed in range(4):  # one small world alone is mostly chance
+        w = world(communities(likes=True, seed=seed), small(), [RATES, LIKES])
+        trainer = _trainer(tmp_path / str(seed), w, epochs=4)
+        trainer.fit()
+        ends.append(trainer.records[-1]["auc"])
+        relation = trainer.model.decoder.relation
+        assert not torch.allclose(relation[0], relation[1])
+    assert np.mean(ends) > 0.72
 
 
 class _StopError(Exception):

@@ -131,7 +131,7 @@ class GraphTrainingConfig(Model):
         "sqrt", description="How the rate grows with accumulated batches and processes."
     )
     lr: float = Field(2e-3, gt=0)
-    embedding_lr: float = Field(0.05, gt=0)
+    embedding_lr: float = Field(0.02, gt=0)
     embedding_decay: float = Field(0.0, ge=0, description="Shrinkage of id rows when they are touched.")
     weight_decay: float = Field(1e-4, ge=0)
     warmup: float = Field(0.05, ge=0, le=0.6)
@@ -141,6 +141,9 @@ class GraphTrainingConfig(Model):
     )
     evaluations_per_epoch: int = Field(2, ge=1)
     evaluation_events: int = Field(2000, ge=2, description="Events of valid that are scored each time.")
+    metric: Literal["auc", "mrr"] = Field(
+        "mrr", description="Of valid: auc against all destinations alike, mrr against those of the batch too."
+    )
     patience: int = Field(3, ge=1, description="Evaluations without a better metric before it stops.")
     checkpoint_seconds: float = Field(60.0, ge=0)
     workers: int = Field(1, ge=0, description="Samplers that work ahead; 0 for none.")

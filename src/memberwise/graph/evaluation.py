@@ -43,7 +43,7 @@ def _bottom(degrees: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
     return degrees <= (np.percentile(some, COLD) if len(some) else 0)
 
 
-def link_auc(
+def link_metrics(
     model: GraphModel,
     feed: LinkFeed,
     indices: list[int],
@@ -52,7 +52,11 @@ def link_auc(
     seed: int = 0,
     team: Team | None = None,
 ) -> dict[str, float]:
-    """Chance that a held-out edge scores above one to a destination drawn uniformly; ties count half.
+    """How well held-out edges are told apart from others: AUC and MRR.
+
+    AUC is the chance that an edge scores above one to a destination drawn uniformly; ties count half. MRR is
+    the mean of one over the edge's rank among all candidates of its batch, the popular ones included; among
+    ties it stands in the middle.
 
     Parameters
     ----------
@@ -72,42 +76,48 @@ def link_auc(
     Returns
     -------
     dict of str to float
-        ``auc``, and ``auc_cold_source``, ``auc_warm_source``, ``auc_cold_destination``,
+        ``auc``, ``mrr``, and ``auc_cold_source``, ``auc_warm_source``, ``auc_cold_destination``,
         ``auc_warm_destination``, NaN where there is no such record.
     """
     team = team or Team()
     device = next(model.parameters()).device
-    was, sums = model.training, torch.zeros(5, 2, dtype=torch.float64)
+    was, sums = model.training, torch.zeros(len(_NAMES), 2, dtype=torch.float64)
     model.eval()
     with torch.inference_mode():
         for index in indices[team.rank :: team.size]:
             arrays = feed.batch(BatchRequest(index, fan_out, 1, seed))
             batch = LinkBatch.from_arrays(arrays, feed.queries.table.numbers.types).to(device)
-            wins = _wins(model, batch, seed).cpu().numpy()
+            wins, reciprocal = (x.cpu().numpy() for x in _wins(model, batch, seed))
             records = feed.records.take(slice(index * feed.batch_size, (index + 1) * feed.batch_size))
             source, destination = cold.sources[records.sources], cold.destinations[records.destinations]
             known = ~np.isnan(wins)
             parts = (known, known & source, known & ~source, known & destination, known & ~destination)
             for i, part in enumerate(parts):
                 sums[i] += torch.tensor([wins[part].sum(dtype=np.float64), part.sum()])
+            sums[-1] += torch.tensor([reciprocal.sum(dtype=np.float64), len(reciprocal)])
     model.train(was)
     sums = team.sum(sums)
-    names = ("auc", "auc_cold_source", "auc_warm_source", "auc_cold_destination", "auc_warm_destination")
-    return {n: float(s / c) if c > 0 else math.nan for n, (s, c) in zip(names, sums.tolist(), strict=True)}
+    return {n: float(s / c) if c > 0 else math.nan for n, (s, c) in zip(_NAMES, sums.tolist(), strict=True)}
 
 
-def _wins(model: GraphModel, batch: LinkBatch, seed: int) -> torch.Tensor:
-    """For every record, the share of uniform candidates that its destination beats; NaN if there are none."""
+_NAMES = ("auc", "auc_cold_source", "auc_warm_source", "auc_cold_destination", "auc_warm_destination", "mrr")
+
+
+def _wins(model: GraphModel, batch: LinkBatch, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """For every record, the share of uniform candidates that its destination beats (NaN if there are none),
+    and one over its rank among all candidates.
+    """
     states = model.states(batch.nodes)
     if model.config.destination_neighbours:
         columns = drawn_columns(batch, 20, torch.Generator().manual_seed(seed))
         scores = pair_scores(model, states, batch, columns)
-        compared = ~batch.forbidden.gather(1, columns)
-        compared[:, 0] = False
-        positive = scores[:, :1]
+        allowed = ~batch.forbidden.gather(1, columns)
+        allowed[:, 0] = False
+        compared, positive = allowed, scores[:, :1]
     else:
         scores = link_scores(model, states, batch)
-        compared = batch.uniform & ~batch.forbidden
-        positive = scores.gather(1, batch.column[:, None])
+        allowed = (~batch.forbidden).scatter(1, batch.column[:, None].long(), False)
+        compared, positive = batch.uniform & allowed, scores.gather(1, batch.column[:, None])
     better = (positive > scores).double() + 0.5 * (positive == scores).double()
-    return (better * compared).sum(1) / compared.sum(1)
+    above = ((1.0 - better) * allowed).sum(1)
+    return (better * compared).sum(1) / compared.sum(1), 1.0 / (1.0 + above)

@@ -19,13 +19,15 @@ FACTS = 2 * (1 + len(AGE_SCALES)) + 7 + CROWD
 class Recurrence(nn.Module):
     """Bonus (or malus) of the items that a member chose before.
 
-    ``r(s, d) = 12 (p_k + w . x + v . relu(W x + c) + b_kind)``, k: other items chosen since d
+    ``r(s, d) = 12 (p_k + w . x / sqrt(F) + v . relu(W x + c) / sqrt(H) + b_kind)``, k: other items chosen
+    since d, F facts, H hidden units
 
     The facts x are the ages of d's and of the member's newest activity, how often d is among the
     activities, k, what others did with d since and of late, and the habits of the member: how often it does
     the same twice in a row, how many different items it knows. An inner product of two embeddings can
     hardly say "exactly the last one"; this can, and it learns from the log whether members come back to an
-    item, to which, and who does. It starts at zero.
+    item, to which, and who does. It starts at zero. The square roots keep the steps of the bonus as small as
+    those of one parameter: all weights of a sum move at once, and without them a short log is learned by heart.
 
     Parameters
     ----------
@@ -44,6 +46,7 @@ class Recurrence(nn.Module):
         self.direct = nn.Linear(FACTS, 1, bias=False)
         self.up, self.down = nn.Linear(FACTS, hidden), nn.Linear(hidden, 1, bias=False)
         self.kind = nn.Embedding(kinds, 1)
+        self._linear, self._bent = FACTS**-0.5, hidden**-0.5
         for weight in (self.direct.weight, self.down.weight, self.kind.weight):
             nn.init.zeros_(weight)
 
@@ -53,7 +56,9 @@ class Recurrence(nn.Module):
         items = Items.of(activities)
         kinds = activities.kinds[items.row, items.place].long()
         bonus = self.rank.index_select(0, items.since) + self.kind.weight.index_select(0, kinds).squeeze(-1)
-        bonus = bonus + (self.direct(items.facts) + self.down(torch.relu(self.up(items.facts)))).squeeze(-1)
+        said = self._linear * self.direct(items.facts)
+        said = said + self._bent * self.down(torch.relu(self.up(items.facts)))
+        bonus = bonus + said.squeeze(-1)
         total = torch.zeros(activities.nodes.shape, device=bonus.device)
         return total.index_put((items.row, items.place), GAIN * bonus)
 

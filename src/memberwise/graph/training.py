@@ -17,7 +17,7 @@ import torch
 from memberwise.errors import DataError
 from memberwise.graph.batches import ThreadQueue
 from memberwise.graph.config import GraphTrainingConfig
-from memberwise.graph.evaluation import ColdNodes, link_auc
+from memberwise.graph.evaluation import ColdNodes, link_metrics
 from memberwise.graph.feed import BatchRequest, LinkFeed
 from memberwise.graph.link_batch import LinkBatch
 from memberwise.graph.linking import link_loss
@@ -207,10 +207,10 @@ class GraphTrainer:
         self.run.progress(self.at.seen, self.total_batches, len(batch))
 
     def _evaluate(self) -> None:
-        values = link_auc(
+        values = link_metrics(
             self.model, self.valid, self.evaluated, self.fan_out, self.cold, self.seed, self.team
         )
-        metric = values["auc"]
+        metric = values[self.config.metric]
         if np.isnan(metric):
             raise DataError(
                 "no negatives to validate with",
