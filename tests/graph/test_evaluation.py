@@ -26,13 +26,13 @@ def test_auc_and_mrr_are_those_of_counting(seed: int) -> None:
         with torch.inference_mode():
             scores = link_scores(w.model, w.model.states(batch.nodes), batch).numpy()
         for r in range(len(batch)):
-            positive = int(batch.column[r])
+            positive, q = int(batch.column[r]), int(batch.row[r])
             rank, beaten = 1.0, []
             for c in range(scores.shape[1]):
-                if c == positive or batch.forbidden[r, c]:
+                if c == positive or batch.forbidden[q, c]:
                     continue
-                above = float(scores[r, c] > scores[r, positive]) + 0.5 * float(
-                    scores[r, c] == scores[r, positive]
+                above = float(scores[q, c] > scores[q, positive]) + 0.5 * float(
+                    scores[q, c] == scores[q, positive]
                 )
                 rank += above
                 if batch.uniform[c]:

@@ -215,8 +215,8 @@ def test_log_q_and_accidental_hits() -> None:
     own = np.unique(records.destinations)
     for i in range(30):
         chosen = set(records.destinations[records.sources == records.sources[i]])
-        assert set(own[arrays["forbidden"][i, : len(own)]]) == chosen
-        assert not arrays["forbidden"][i, len(own) :].any()
+        assert set(own[arrays["forbidden"][arrays["row"][i], : len(own)]]) == chosen
+        assert not arrays["forbidden"][arrays["row"][i], len(own) :].any()
     assert (~arrays["uniform"]).sum() == len(own)
     share = np.full(len(own), 1 / 6)
     for window, strength in ((30 * DAY, 6), (7 * DAY, 50), (2 * DAY, 50), (DAY // 2, 50)):
@@ -241,9 +241,9 @@ def test_what_a_model_remembers_is_no_accidental_hit(recurrence: int, group_size
         before = (w.records.sources == source) & (w.records.times < groups.times[groups.group[i]])
         past = set(w.records.destinations[before][-recurrence:])
         chosen = set(records.destinations[records.sources == source])
-        found = set(own[arrays["forbidden"][i, : len(own)]])
+        found = set(own[arrays["forbidden"][arrays["row"][i], : len(own)]])
         assert found == chosen - past
-        assert not arrays["forbidden"][i, len(own) :].any()
+        assert not arrays["forbidden"][arrays["row"][i], len(own) :].any()
         some += len(chosen & past)
     assert some
 

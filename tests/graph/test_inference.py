@@ -158,6 +158,8 @@ def test_the_scores_are_those_of_training() -> None:
         "column": records,
         "relation": records * 0,
         "place": records,
+        "row": records,
+        "first": records,
         "weights": zeros,
     }
     arrays |= {"log_q": zeros, "forbidden": zeros > 0, "uniform": zeros > 0}

@@ -66,8 +66,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def _learned(run: Path, settings: dict[str, Any], metric: str = "auc") -> GraphTrainer:
-    w = world(communities(), small(**settings))
+def _learned(run: Path, settings: dict[str, Any], metric: str = "auc", seed: int = 0) -> GraphTrainer:
+    w = world(communities(seed=seed), small(**settings))
     # A network that scores pairs does not bear the rate that suits a product of two embeddings.
     changes = {"epochs": 8, "lr": 0.001} if settings.get("decoder") == "mlp" else {"epochs": 4}
     trainer = _trainer(run, w, patience=99, metric=metric, **changes)
@@ -77,8 +77,10 @@ def _learned(run: Path, settings: dict[str, Any], metric: str = "auc") -> GraphT
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_it_learns_who_belongs_to_whom(tmp_path: Path, name: str) -> None:
-    # Half of the uniform candidates lie on the member's own side and cannot be told from the positive.
-    assert _learned(tmp_path, VARIANTS[name]).records[-1]["auc"] > 0.7
+    # Half of the uniform candidates lie on the member's own side and cannot be told from the positive. One
+    # world alone is mostly chance: 200 events tell .05 of AUC.
+    ends = [_learned(tmp_path / str(i), VARIANTS[name], seed=i).records[-1]["auc"] for i in range(4)]
+    assert np.mean(ends) > 0.72
 
 
 @pytest.mark.parametrize(("name", "metric"), [*((name, "auc") for name in VARIANTS), ("all", "mrr")])
@@ -92,7 +94,7 @@ def test_a_fit_ends_with_its_best_weights(tmp_path: Path, name: str, metric: str
 
 def test_several_relations_are_learned_together(tmp_path: Path) -> None:
     ends = []
-    for seed in range(4):  # one small world alone is mostly chance
+    for seed in range(4):
         w = world(communities(likes=True, seed=seed), small(), [RATES, LIKES])
         trainer = _trainer(tmp_path / str(seed), w, epochs=4)
         trainer.fit()

@@ -111,12 +111,12 @@ def _wins(model: GraphModel, batch: LinkBatch, seed: int) -> tuple[torch.Tensor,
     if model.config.destination_neighbours:
         columns = drawn_columns(batch, 20, torch.Generator().manual_seed(seed))
         scores = pair_scores(model, states, batch, columns)
-        allowed = ~batch.forbidden.gather(1, columns)
+        allowed = ~batch.forbidden[batch.row[:, None], columns]
         allowed[:, 0] = False
         compared, positive = allowed, scores[:, :1]
     else:
-        scores = link_scores(model, states, batch)
-        allowed = (~batch.forbidden).scatter(1, batch.column[:, None].long(), False)
+        scores = link_scores(model, states, batch).index_select(0, batch.row)
+        allowed = (~batch.forbidden).index_select(0, batch.row).scatter(1, batch.column[:, None], False)
         compared, positive = batch.uniform & allowed, scores.gather(1, batch.column[:, None])
     better = (positive > scores).double() + 0.5 * (positive == scores).double()
     above = ((1.0 - better) * allowed).sum(1)

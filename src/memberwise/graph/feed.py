@@ -268,21 +268,25 @@ class LinkFeed:
         destination = SeedBatch(records.destination_type, candidates, start)
         arrays = self.queries.arrays(source, destination, request.fan_out, int(seed))
         column = np.searchsorted(own, records.destinations)
+        pair = groups.group.astype(np.int64) * len(records.relations) + records.relation
+        _, lead, row = np.unique(pair, return_index=True, return_inverse=True)
         arrays |= {
             "group": groups.group,
             "column": column.astype(np.int32),
             "relation": records.relation,
             "place": groups.place,
+            "row": row.astype(np.int32),
+            "first": lead.astype(np.int32),
             "weights": records.weights,
             "log_q": self._log_q(arrays["destination.0.degrees"][: len(candidates)], len(records), first),
-            "forbidden": _chosen(records.sources, column, len(candidates)),
+            "forbidden": _chosen(records.sources, column, len(candidates), lead),
             "uniform": np.arange(len(candidates)) >= len(own),
         }
         if self.queries.config.remembers:
             # A model that sees what a member chose before must learn which of it comes next.
             assert self.queries.config.temporal is not None
             length = self.queries.config.temporal.recurrence
-            arrays["forbidden"] &= ~_remembered(arrays, length)[groups.group]
+            arrays["forbidden"] &= ~_remembered(arrays, length)[groups.group[lead]]
         return arrays
 
     def _log_q(self, recent: npt.NDArray[np.float32], size: int, first: int) -> npt.NDArray[np.float32]:
@@ -301,12 +305,12 @@ class LinkFeed:
         return np.log(-np.expm1(-expected)).astype(np.float32)
 
 
-def _chosen(sources: I32, columns: I64, candidates: int) -> npt.NDArray[np.bool_]:
-    """For every record, the candidates that its source chose somewhere in the batch. ``[R, C]``"""
+def _chosen(sources: I32, columns: I64, candidates: int, some: I64) -> npt.NDArray[np.bool_]:
+    """For some records, the candidates that their source chose somewhere in the batch. ``[Q, C]``"""
     _, source = np.unique(sources, return_inverse=True)
     hits = np.zeros((int(source.max()) + 1, candidates), bool)
     hits[source, columns] = True
-    return hits[source]
+    return hits[source[some]]
 
 
 def _remembered(arrays: Arrays, length: int) -> npt.NDArray[np.bool_]:

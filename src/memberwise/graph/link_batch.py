@@ -31,12 +31,16 @@ class LinkBatch:
         Candidates: the destinations of the records, then those drawn uniformly.
     group, column, relation, place : Tensor of int64, [R]
         Group, candidate, kind of edge, and place in the group of each record.
+    row : Tensor of int64, [R]
+        Row of the score matrix: records of one group and kind of edge share one.
+    first : Tensor of int64, [Q]
+        A record of each row.
     weights : Tensor of float32, [R]
         In the loss.
     log_q : Tensor of float32, [C]
         Log of the chance that a candidate is in a batch.
-    forbidden : Tensor of bool, [R, C]
-        No negatives: destinations that the record's source chose too.
+    forbidden : Tensor of bool, [Q, C]
+        No negatives: destinations that the row's source chose too.
     uniform : Tensor of bool, [C]
         Candidates that were drawn uniformly.
     """
@@ -48,6 +52,8 @@ class LinkBatch:
     column: Tensor
     relation: Tensor
     place: Tensor
+    row: Tensor
+    first: Tensor
     weights: Tensor
     log_q: Tensor
     forbidden: Tensor
@@ -71,6 +77,8 @@ class LinkBatch:
             column=tensor("column").long(),
             relation=tensor("relation").long(),
             place=tensor("place").long(),
+            row=tensor("row").long(),
+            first=tensor("first").long(),
             weights=tensor("weights"),
             log_q=tensor("log_q"),
             forbidden=tensor("forbidden"),

@@ -12,20 +12,20 @@ from memberwise.graph.model import GraphModel
 
 
 def link_scores(model: GraphModel, states: Tensor, batch: LinkBatch) -> Tensor:
-    """Scores of every record with every candidate, ``[R, C]``."""
+    """Scores of every row (`LinkBatch.row`) with every candidate, ``[Q, C]``."""
     z_d = model.destinations(states, batch.destination)
-    sources = model.sources(states, batch.source).index_select(0, batch.group)
-    scores = model.decoder(sources, batch.relation, z_d, batch.destination.degrees)
+    group = batch.group[batch.first]
+    sources = model.sources(states, batch.source).index_select(0, group)
+    scores = model.decoder(sources, batch.relation[batch.first], z_d, batch.destination.degrees)
     again = repeats(model, batch)
-    return scores if again is None else scores + again
+    return scores if again is None else scores + again.index_select(0, group)
 
 
 def repeats(model: GraphModel, batch: LinkBatch) -> Tensor | None:
-    """What it means for every record that its source chose a candidate before, ``[R, C]``."""
+    """What it means for every group that its source chose a candidate before, ``[G, C]``."""
     if model.recurrence is None or batch.source.activities is None:
         return None
-    found = model.recurrence.matrix(batch.source.activities, batch.destination.seeds, len(batch.nodes))
-    return found.index_select(0, batch.group)
+    return model.recurrence.matrix(batch.source.activities, batch.destination.seeds, len(batch.nodes))
 
 
 def pair_scores(model: GraphModel, states: Tensor, batch: LinkBatch, columns: Tensor) -> Tensor:
@@ -36,12 +36,12 @@ def pair_scores(model: GraphModel, states: Tensor, batch: LinkBatch, columns: Te
     z_d = model.destinations(states, batch.destination).index_select(0, flat)
     scores = model.decoder.pairs(z_s, batch.relation[rows], z_d, batch.destination.degrees[flat])
     again = repeats(model, batch)
-    return scores.view(-1, n) if again is None else scores.view(-1, n) + again.gather(1, columns)
+    return scores.view(-1, n) if again is None else scores.view(-1, n) + again[batch.group[:, None], columns]
 
 
 def drawn_columns(batch: LinkBatch, count: int, generator: torch.Generator | None = None) -> Tensor:
     """The positive of each record and `count` candidates that are no accidental hits. ``[R, 1 + n]``"""
-    allowed = (~batch.forbidden).float()
+    allowed = (~batch.forbidden).index_select(0, batch.row).float()
     allowed[torch.arange(len(batch)), batch.column] = 0.0
     allowed[allowed.sum(1) == 0] = 1.0  # its source chose all of them
     drawn = torch.multinomial(allowed.cpu(), count, replacement=True, generator=generator)
@@ -64,15 +64,15 @@ def link_loss(
     if model.config.destination_neighbours:
         columns = drawn_columns(batch, config.pair_negatives)
         scores = pair_scores(model, states, batch, columns)
-        forbidden = batch.forbidden.gather(1, columns)
-        forbidden[:, 0] = False
-        each = batch_bce(scores, torch.zeros_like(batch.column), forbidden)
+        forbidden = batch.forbidden[batch.row[:, None], columns]
+        everyone = torch.arange(len(batch), device=scores.device)
+        each = batch_bce(scores, everyone, torch.zeros_like(batch.column), forbidden)
     else:
         scores = link_scores(model, states, batch)
         if config.loss == "softmax":
-            each = sampled_softmax(scores, batch.column, batch.log_q, batch.forbidden)
+            each = sampled_softmax(scores, batch.row, batch.column, batch.log_q, batch.forbidden)
         else:
-            each = batch_bce(scores, batch.column, batch.forbidden)
+            each = batch_bce(scores, batch.row, batch.column, batch.forbidden)
     weights = batch.weights if rows is None else batch.weights * rows
     loss = (each * weights).sum() / weights.sum().clamp_min(1e-12)
     return loss + model.long_term(states, batch.source)

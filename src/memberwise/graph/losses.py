@@ -9,22 +9,27 @@ from torch.nn import functional as F
 from memberwise.graph.temporal import TemporalEncoder
 
 
-def sampled_softmax(scores: Tensor, positive: Tensor, log_q: Tensor, forbidden: Tensor) -> Tensor:
+def sampled_softmax(
+    scores: Tensor, row: Tensor, positive: Tensor, log_q: Tensor, forbidden: Tensor
+) -> Tensor:
     """Softmax over the candidates of a batch, corrected for how often each turns up in batches.
 
-    ``l_i = -log( exp(s_ip - log q_p) / sum_c exp(s_ic - log q_c) )``, c over candidates not forbidden
+    ``l_i = -log( exp(s_ip - log q_p) / sum_c exp(s_ic - log q_c) )``, c over p and all that is not forbidden
 
     Without the correction, popular destinations, which are in every batch, would be pushed down for being
-    popular; with it the scores estimate those of the softmax over all destinations.
+    popular; with it the scores estimate those of the softmax over all destinations. Records that share a row
+    share its sum, which costs more than all else.
 
     Parameters
     ----------
-    scores : Tensor, [R, C]
+    scores : Tensor, [Q, C]
+    row : Tensor of int64, [R]
+        Row of each record.
     positive : Tensor of int64, [R]
         Column of each record's destination.
     log_q : Tensor, [C]
         Log of the expected number of times that the candidate is drawn into a batch.
-    forbidden : Tensor of bool, [R, C]
+    forbidden : Tensor of bool, [Q, C]
         Accidental hits: destinations that the same member chose too. The positive itself is never forbidden.
 
     Returns
@@ -35,12 +40,14 @@ def sampled_softmax(scores: Tensor, positive: Tensor, log_q: Tensor, forbidden: 
     ----------
     Yi et al. (2019), Sampling-bias-corrected neural modeling, equation 3; LiGNN section 3.
     """
-    hit = F.one_hot(positive, scores.shape[1]).bool()
-    corrected = (scores - log_q).masked_fill(forbidden & ~hit, -torch.inf)
-    return F.cross_entropy(corrected, positive, reduction="none")
+    corrected = scores - log_q
+    own = corrected[row, positive]
+    # Not minus infinity: a row whose candidates are all forbidden must have a gradient.
+    total = corrected.masked_fill(forbidden, -1e9).logsumexp(1)[row]
+    return torch.where(forbidden[row, positive], torch.logaddexp(total, own), total) - own
 
 
-def batch_bce(scores: Tensor, positive: Tensor, forbidden: Tensor) -> Tensor:
+def batch_bce(scores: Tensor, row: Tensor, positive: Tensor, forbidden: Tensor) -> Tensor:
     """Binary cross-entropy over the whole score matrix; the negatives of a record weigh as much as it does.
 
     ``l_i = -log sigma(s_ip) - 1/|N_i| sum_{c in N_i} log(1 - sigma(s_ic))``
@@ -52,10 +59,10 @@ def batch_bce(scores: Tensor, positive: Tensor, forbidden: Tensor) -> Tensor:
     LinkSAGE (Liu et al., 2024), which sums all negatives with equal weight; a batch of 1,000 would drown the
     positive.
     """
-    hit = F.one_hot(positive, scores.shape[1]).bool()
-    negative = ~hit & ~forbidden
-    each = F.softplus(scores) * negative
-    return F.softplus(-scores[hit]) + each.sum(1) / negative.sum(1).clamp_min(1)
+    own, counted = scores[row, positive], ~forbidden[row, positive]
+    total = (F.softplus(scores) * ~forbidden).sum(1)[row] - F.softplus(own) * counted
+    count = (~forbidden).sum(1)[row] - counted.long()
+    return F.softplus(-own) + total / count.clamp_min(1)
 
 
 def long_term_loss(

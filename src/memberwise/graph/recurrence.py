@@ -27,7 +27,7 @@ class Recurrence(nn.Module):
     the same twice in a row, how many different items it knows. An inner product of two embeddings can
     hardly say "exactly the last one"; this can, and it learns from the log whether members come back to an
     item, to which, and who does. It starts at zero. The square roots keep the steps of the bonus as small as
-    those of one parameter: all weights of a sum move at once, and without them a short log is learned by heart.
+    those of one parameter: all weights of a sum move at once, and a short log would be learned by heart.
 
     Parameters
     ----------
