@@ -67,8 +67,8 @@ ARMS = (
     Arm("dual + temporal", TEMPORAL),
     Arm("all: + long-term loss", LONG),
 )
-TRAINED = 40_000
-"""Newest records of train that the encoders learn from; all of them read the whole graph before each."""
+TRAINED = 150_000
+"""Newest records of train that the encoders learn from (all, in these logs), each seen by the graph before it."""
 
 TRAINING: dict[str, Any] = {
     "epochs": 3,

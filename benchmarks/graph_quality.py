@@ -1,7 +1,7 @@
 """Link prediction on three logs, cut by time: what each part of the encoder adds, and against whom.
 
 MovieTweetings (who rates which film), Wikipedia (who edits which page) and Complete Journey (which household
-buys which promoted product). Every arm learns from the newest 40,000 events of train, stops early by valid,
+buys which promoted product). Every arm learns from train, keeps the weights that are best on valid,
 and is asked about edges spread over test: members are seen at the moment of the question, items as of the
 start of one of 18 slices, for baselines and encoders alike where they can. Three seeds (one for the steps on
 the way to the encoder with two towers, and for PPR); intervals resample members and seeds together, paired.
