@@ -68,7 +68,7 @@ ARMS = (
     Arm("all: + long-term loss", LONG),
 )
 TRAINED = 150_000
-"""Newest records of train that the encoders learn from (all, in these logs), each seen by the graph before it."""
+"""Newest records of train that the encoders learn from: all of them, in these logs."""
 
 TRAINING: dict[str, Any] = {
     "epochs": 3,
