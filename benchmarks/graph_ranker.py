@@ -18,6 +18,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -78,15 +79,15 @@ def project(log: str, seed: int, graph: bool, quick: bool) -> Project:
     return Project.from_dict(values)
 
 
-def fitted(log: str, seed: int, graph: bool, quick: bool) -> Cell:
-    """Fit one arm, or read what is kept of it."""
+def fitted(log: str, seed: int, graph: bool, quick: bool = False, *, kept: bool = False) -> Cell | None:
+    """Fit one arm, or read what is kept of it; with `kept`, None if nothing is."""
     made = project(log, seed, graph, quick)
-    config = made.config.model_dump(mode="json")
-    about = json.dumps([RECIPE, config, torch.__version__], sort_keys=True, default=str)
-    path = made.output / f"{hashlib.sha256(about.encode()).hexdigest()[:20]}.npz"
+    path = made.output / f"{_name(made)}.npz"
     if path.is_file():
-        with np.load(path) as kept:
-            return Cell(kept["scores"], float(kept["seconds"]), float(kept["graph_seconds"]))
+        with np.load(path) as found:
+            return Cell(found["scores"], float(found["seconds"]), float(found["graph_seconds"]))
+    if kept:
+        return None
     made.output.mkdir(parents=True, exist_ok=True)
     prepared = prepared_rows(made)
     started = time.process_time()
@@ -105,6 +106,15 @@ def fitted(log: str, seed: int, graph: bool, quick: bool) -> Cell:
         flush=True,
     )
     return cell
+
+
+def _name(project: Project) -> str:
+    """Of all settings, wherever the files of the log lie."""
+    config = project.config.model_dump(mode="json", exclude={"output"})
+    for source in (config["events"], *config["entities"].values()):
+        source["path"] = Path(source["path"]).name if source.get("path") else None
+    about = json.dumps([RECIPE, config, torch.__version__], sort_keys=True, default=str)
+    return hashlib.sha256(about.encode()).hexdigest()[:20]
 
 
 def segments(prepared: Prepared) -> dict[str, npt.NDArray[np.bool_]]:
@@ -134,7 +144,9 @@ def rows_before(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
 def compare(report: Report, log: str, quick: bool) -> None:
     """Both arms of one log, over all rows and over those of whom little is known."""
     seeds = range(1 if quick else SEEDS)
-    cells = {arm: [fitted(log, s, arm == "graph", quick) for s in seeds] for arm in ("plain", "graph")}
+    cells = {
+        arm: [c for s in seeds if (c := fitted(log, s, arm == "graph", quick))] for arm in ("plain", "graph")
+    }
     prepared = prepared_rows(project(log, 0, False, quick))
     rows = prepared.packed.rows("test")
     labels, members = np.asarray(rows["labels"])[:, 0], np.asarray(rows["member"])

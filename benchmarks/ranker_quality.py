@@ -7,7 +7,8 @@ CPU-minutes on one core, because of the seeds.
 Peers get the same rows: ids, numeric columns (the point-in-time counts) or both, and eight settings each,
 tried on the latest 60,000 rows of train and judged by log-loss on valid. The ranker runs on the package's
 defaults on both logs. Intervals draw members and seeds together, paired, 1,000 times; with several seeds the
-value is the mean of the metric over seeds, never the metric of averaged predictions.
+value is the mean of the metric over seeds, never the metric of averaged predictions. A second table of each
+log shows the ranker with graph embeddings (``graph_ranker``) beside all else; no claim rests on it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+import graph_ranker
 from _environment import ROOT
 from _quality_cells import Case, Cell
 from _quality_isotonic import calibration
@@ -28,7 +30,7 @@ from memberwise import metrics
 from memberwise.metrics import Interval, Resamples
 
 SEEDS, SEEDS_OF_BLOCKS, DRAWS = 5, 2, 1000
-ALL, OURS = "all blocks", "memberwise"
+ALL, OURS, GRAPH = "all blocks", "memberwise", "memberwise, graph"
 METRICS = ("auc", "log_loss", "grouped_auc", "expected_calibration_error")
 LISTS = ("ndcg@10", "mrr")
 HIGHER = {"auc": 1.0, "log_loss": -1.0}
@@ -191,6 +193,13 @@ class Plan:
         cells = {OURS: FULL[OURS].cells(case, self.seeds)}
         return Table(case, cells | {name: peer(case, searched_on, name, self.seeds) for name in peers})
 
+    def with_graph(self, table: Table) -> Table:
+        """The same with a row for the ranker that has graph embeddings beside all else."""
+        log = table.case.log
+        fits = [graph_ranker.fitted(log, s, True, kept=self.kept) for s in range(graph_ranker.SEEDS)]
+        cells = [Cell(np.empty(0), fit.scores, {"seconds": fit.seconds}) for fit in fits if fit is not None]
+        return Table(table.case, {GRAPH: cells} | table.cells)
+
     def blocks(self, log: str) -> Table:
         """The ranker block by block."""
         case = self.case(log, "daily")
@@ -247,7 +256,10 @@ def main() -> None:
     logs = (FILMS,) if asked.quick else (FILMS, GROCERIES)
     for delay in ("daily", "frozen"):
         for log in logs:
-            compare(report, plan.against_peers(log, delay))
+            table = plan.against_peers(log, delay)
+            compare(report, table)
+            if delay == "daily" and not asked.quick:
+                plan.with_graph(table).show(report, GRAPH)
     last = plan.case(logs[-1], "daily")
     for cell in FULL[OURS].cells(last, 1):
         judge_calibration(report, last, cell)
