@@ -11,8 +11,8 @@ clock stands while validation is scored, always with 200 neighbours, which costs
   queue, all-reduce in every step. Items of a batch are looked at once, here too;
 - each part alone: grouping, adaptive neighbours, queue (shared memory instead of pickle; threads), gradients
   gathered over two batches, MLPInit;
-- all on: grouping, adaptive neighbours, gathered gradients, threads. MLPInit is left out: beside few neighbours,
-  whose batches cost little more than those without any, it saves nothing.
+- all on: grouping, adaptive neighbours, gathered gradients, threads. MLPInit is left out: beside few
+  neighbours, whose batches cost little more than those without any, it saves nothing.
 
 Runs are interleaved; the medians of wall time are compared, and the CPU seconds of all processes stand
 beside them, both without validation. Finished runs are kept under ``.cache/graph_training_speed``.
