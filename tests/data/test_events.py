@@ -61,6 +61,11 @@ def test_each_reason_is_counted_and_kept_with_the_row(columns: dict[str, list[An
     assert kept == (None if values[1] is None else pl.Series([values[1]]).cast(pl.String)[0])
 
 
+def test_milliseconds_that_are_read_as_seconds_are_told():
+    rows = raw(t=[None, 1_380_000_000_000, 1_380_000_000_001])
+    assert reasons(rows, meaning()) == {"time cannot be read in s, but in ms (events.time_unit)": 3}
+
+
 @pytest.mark.parametrize("weight", [NAN, -1.0, None, float("inf")])
 def test_a_weight_that_is_none_is_a_reason(weight: float | None):
     rows = raw(w=[1.0, weight, 0.0])

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memberwise.data.times import YEAR_ONE, cutoffs, parse_time
+from memberwise.data.times import YEAR_ONE, cutoffs, other_unit, parse_time
 from support.twins import cutoff
 
 MOMENT = 1_378_029_600_000_000  # 2013-09-01 10:00 UTC
@@ -130,3 +130,13 @@ def test_a_cutoff_is_never_after_its_row_and_never_goes_back(
     assert (limits <= rows).all()
     assert (np.diff(limits) >= 0).all()
     assert limits.tolist() == [cutoff(t, delay, train_end) for t in rows.tolist()]
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+@pytest.mark.parametrize("right", ["s", "ms", "us", "ns"])
+def test_numbers_in_another_unit_are_told(unit: str, right: str):
+    now = 1_790_000_000_000_000
+    per = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[right]
+    times = pl.Series([n * per for n in (1_370_000_000, 1_380_000_000, 1_390_000_000)])
+    assert other_unit(times, unit, now) == (None if unit == right else right)
+    assert other_unit(times.cast(pl.String), unit, now) is None

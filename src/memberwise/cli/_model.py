@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -134,6 +134,7 @@ def fit(
             watchers.append(TensorBoard(loaded.output / "run" / "tensorboard"))
         rec = Recommender.fit(loaded, resume=resume, watchers=watchers, progress=bar.stage)
     _say_rows(rec.summary)
+    _say_unit(rec.summary)
     path = rec.save(info=fit_info(rec))
     best = min((r for r in rec.log if r["split"] == "valid" and r["best"]), key=lambda r: -r["step"])
     out.print(f"Best on valid: log-loss {best['log_loss']:.4f}, AUC {best['auc']:.4f} at step {best['step']}")
@@ -156,6 +157,17 @@ def _say_rows(summary: dict[str, Any]) -> None:
         )
     if summary.get("negatives"):
         out.print(summary["negatives"])
+
+
+def _say_unit(summary: dict[str, Any]) -> None:
+    """A wrong unit puts a whole log into 1970, and trains without a word."""
+    from memberwise.data.times import PLAUSIBLE
+
+    if (last := int(summary["splits"]["test"]["last"])) < PLAUSIBLE:
+        out.print(
+            f"[yellow]The log ends on {datetime.fromtimestamp(last / 1e6, UTC):%Y-%m-%d}[/]: is "
+            "events.time_unit right? memberwise doctor says what would fit."
+        )
 
 
 @app.command(rich_help_panel=FIT)

@@ -15,6 +15,7 @@ A checked event has, beside the columns that the schema reads:
 
 from __future__ import annotations
 
+import time as clock
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -22,9 +23,9 @@ import numpy as np
 import polars as pl
 
 from memberwise.data.hashing import hash_values
-from memberwise.data.times import parse_time
+from memberwise.data.times import other_unit, parse_time
 from memberwise.errors import ConfigError, DataError
-from memberwise.schema import Categorical, History, Schema, Task, feature_columns
+from memberwise.schema import SECOND, Categorical, History, Schema, Task, feature_columns
 
 TIME, ROW, DRAWN = "__time", "__row", "__drawn"
 
@@ -163,6 +164,14 @@ class EventChecker:
         names += [c for t in self.schema.tasks if t.percentile is not None for c in t.percentile.within]
         return [c for c in dict.fromkeys(names) if not is_entity_column(self.schema, c)]
 
+    def _unread(self, raw: pl.DataFrame, times: pl.Series) -> str:
+        """Why times cannot be read: perhaps they are numbers in another unit."""
+        events = self.schema.events
+        unread = raw[events.time].filter(times.is_null()).drop_nulls()
+        unit = other_unit(unread, events.time_unit, int(clock.time() * SECOND)) if len(unread) else None
+        said = "time cannot be read"
+        return f"{said} in {events.time_unit}, but in {unit} (events.time_unit)" if unit else said
+
     def _try_by_row(self, raw: pl.DataFrame) -> None:
         """Refuse expressions whose value in a row depends on other rows: these may be its future."""
         named = [(f"features.{n}.where", e) for n, e in self._flags.items()]
@@ -192,7 +201,8 @@ class EventChecker:
             ROW: pl.Series(ROW, range(first_row, first_row + len(raw)), dtype=pl.Int64),
             TIME: parse_time(raw[self.schema.events.time], self.schema.events.time_unit),
         }
-        reasons: list[pl.Expr] = [pl.when(pl.col(TIME).is_null()).then(pl.lit("time cannot be read"))]
+        unread = pl.lit(self._unread(raw, derived[TIME]))
+        reasons: list[pl.Expr] = [pl.when(pl.col(TIME).is_null()).then(unread)]
         for entity, column in self.ids.items():
             text = _id_text(raw[column])
             if entity in ("member", "item"):

@@ -14,6 +14,31 @@ _PER_UNIT = {"s": 1_000_000, "ms": 1_000, "us": 1}
 YEAR_ONE, _LAST = -62_135_596_800_000_000, 253_402_300_800_000_000  # the years 1 and 10,000
 
 
+PLAUSIBLE = 20 * 365 * DAY
+"""Times before it (1990) are taken for those of another unit."""
+
+
+def other_unit(column: pl.Series, unit: str, now: int) -> str | None:
+    """The unit in which half of these numbers are plausible times, where they are not in `unit`.
+
+    Parameters
+    ----------
+    column
+        Times as they came; only numbers have a unit.
+    unit
+        As the project has it.
+    now
+        Microseconds; a year after it is the last plausible time.
+    """
+    if not column.dtype.is_numeric():
+        return None
+    for other in (unit, "s", "ms", "us", "ns"):
+        middle = parse_time(column, other).fill_null(0).median()
+        if isinstance(middle, int | float) and PLAUSIBLE <= middle <= now + 365 * DAY:
+            return other if other != unit else None
+    return None
+
+
 def parse_time(column: pl.Series, unit: str, first: int = 0) -> pl.Series:
     """Microseconds since 1970 in UTC (Int64); null where a value is no time, or one before `first`.
 

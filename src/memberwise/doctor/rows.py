@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import polars as pl
 
-from memberwise.data.times import parse_time
+from memberwise.data.times import PLAUSIBLE, other_unit
 from memberwise.doctor.evidence import Evidence, when
 from memberwise.doctor.findings import Finding
 from memberwise.schema import DAY, HOUR, SECOND, Clock, format_duration
@@ -90,16 +90,10 @@ def check_moments(e: Evidence) -> Iterator[Finding]:
 
 def _unit(e: Evidence, now: int) -> Iterator[Finding]:
     middle = int(e.sorted_times[len(e.times) // 2])
-    early, late = 20 * 365 * DAY, now + 365 * DAY
-    if early <= middle <= late:
+    if PLAUSIBLE <= middle <= now + 365 * DAY:
         return
-    fits = []
-    if e.raw_times.dtype.is_numeric():
-        for unit in ("s", "ms", "us", "ns"):
-            other = parse_time(e.raw_times, unit).median()
-            if isinstance(other, int | float) and early <= other <= late:
-                fits.append(unit)
-    fix = f"set time_unit: {fits[0]}" if fits else "is this the time of the event?"
+    unit = other_unit(e.raw_times, e.schema.events.time_unit, now)
+    fix = f"set time_unit: {unit}" if unit else "is this the time of the event?"
     yield Finding(
         "error", "time unit", f"half of the events lie around {when(middle)}", "events.time_unit", fix
     )

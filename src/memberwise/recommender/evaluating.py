@@ -126,7 +126,7 @@ def _hindsight(rec: Recommender, times: npt.NDArray[np.int64]) -> list[str]:
         found.append(
             f"{trained:,} of {len(times):,} rows are not later than the end of train, {when(ends['train'])} "
             "UTC: the ranker was trained on those that stand in the project's log, and figures on them are "
-            "too good. Without files, memberwise evaluate PROJECT judges the test split."
+            "too good. Without files, `evaluate` of the project judges the test split."
         )
     now, learns = rec.pipeline.last_event or 0, [n for n, part in rec.parts.items() if not part.vectors()]
     if now > ends["test"] and learns and (learned := int((times <= now).sum()) - trained):
@@ -134,7 +134,7 @@ def _hindsight(rec: Recommender, times: npt.NDArray[np.int64]) -> list[str]:
             f"{learned:,} of {len(times):,} rows come before {when(now)} UTC, up to which updates have "
             f"taught this version ({', '.join(learns)}): it knows what came after them, and figures on them "
             "are too good. Each update has said how it predicted its events before it learned them; "
-            "memberwise replay PROJECT does so for all of the log after train; or give newer events."
+            "`memberwise replay` of the project does so for all of the log after train; or give newer events."
         )
     return found
 

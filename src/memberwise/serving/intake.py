@@ -104,6 +104,11 @@ class Intake:
         said = f". It has no {', '.join(map(repr, missing))}" if missing else ""
         return f"{said}; {'; '.join(guesses)}" if guesses else said
 
+    def _no_time(self, i: int) -> Problem:
+        unit = self.schema.events.time_unit
+        fix = f"give {self.time!r} as a number in {unit} (events.time_unit) or as text: 2026-01-31T12:00:00Z"
+        return Problem("time cannot be read", where=f"event {i}", fix=fix)
+
     def _stamp(self, value: Any, i: int, now: int) -> str:
         """The event's own time, or now, as text that every reader takes for the same moment."""
         us: int | None = now
@@ -119,13 +124,13 @@ class Intake:
             )
         if value is not None:
             if isinstance(value, list | dict | bool):
-                raise Refused(422, Problem("time cannot be read", where=f"event {i}"))
+                raise Refused(422, self._no_time(i))
             try:
                 us = parse_time(pl.Series([value]), self.schema.events.time_unit)[0]
             except (OverflowError, TypeError, pl.exceptions.PolarsError):
                 us = None
         if us is None:
-            raise Refused(422, Problem("time cannot be read", where=f"event {i}"))
+            raise Refused(422, self._no_time(i))
         if us > now + self.settings.future * 1e6:
             raise Refused(422, Problem("the time lies in the future", where=f"event {i}"))
         return pl.Series([us]).cast(pl.Datetime("us")).dt.strftime("%Y-%m-%dT%H:%M:%S%.6fZ")[0]
