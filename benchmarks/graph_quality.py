@@ -8,7 +8,8 @@ the way to the encoder with two towers, and for PPR); intervals resample members
 
 The Wikipedia stream is read from ``$MEMBERWISE_BENCH_DATA/temporal/wikipedia_edits.parquet`` (columns user,
 page, seconds; the JODIE stream); without it its table is left out and its claims do not hold. Each cell is
-kept under ``.cache/graph_quality`` by its settings: an interrupted run goes on where it stood.
+kept under ``.cache/graph_quality`` by its settings: an interrupted run goes on where it stood. It needs the
+extra ``bench`` (implicit for the matrix factorisations).
 
 ``--quick`` runs a few cells on little data; its numbers mean nothing.
 """

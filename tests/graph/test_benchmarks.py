@@ -18,11 +18,15 @@ MEASURES = {
     "batch_queue": "ratio_torch",
     "graph_ranker": "movietweetings: CPU-seconds of the graph",
 }
+NEEDS = {"graph_quality": "implicit"}
+"""What only the extra ``bench`` brings."""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MEASURES)
 def test_a_graph_benchmark_runs_quickly(name: str) -> None:
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name])
     run = subprocess.run(
         [sys.executable, str(BENCHMARKS / f"{name}.py"), "--quick"],
         capture_output=True,
