@@ -101,7 +101,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small log with the names that the pages use, and later events."""
     folder = tmp_path_factory.mktemp("docs")
     rng = np.random.default_rng(0)
-    n, films = 3000, np.array(["0816692", "1300854", *(f"{i:07d}" for i in range(2, 40))])
+    n, films = 3000, np.array(["0770828", "1300854", *(f"{i:07d}" for i in range(2, 40))])
     start = np.datetime64("2013-08-01", "us").astype(np.int64)
     log = pl.DataFrame(
         {
@@ -151,7 +151,7 @@ def test_the_python_of_the_first_pages_runs(project: Path, monkeypatch: pytest.M
     assert "memberwise" in space["report"].metrics
     from memberwise.recommender.exploring import Explore
 
-    space |= {"Explore": Explore, "items": ["0816692", "1300854"], "context": {}}
+    space |= {"Explore": Explore, "items": ["0770828", "1300854"], "context": {}}
     snippets = dict(blocks("python", [ROOT / "docs" / "explore.md", ROOT / "docs" / "graph.md"]))
     explore = next(code for where, code in snippets.items() if "Explore(" in code)
     exec(explore.replace("context=...", "context=context"), space)
