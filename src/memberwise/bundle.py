@@ -21,8 +21,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from memberwise.data.sealed import check, check_format, seal, sha256, sync
+from memberwise.data.sealed import check, seal, sha256, sync
 from memberwise.errors import BundleError
+from memberwise.formats import check_format
 from memberwise.locks import alone
 
 FORMAT = 1

@@ -21,6 +21,7 @@ from memberwise.bayes import (
     SeparationWarning,
     laplace,
 )
+from memberwise.bayes.persistence import read_arrays, write_arrays
 from memberwise.errors import BundleError, DataError
 
 
@@ -241,6 +242,16 @@ def test_a_damaged_file_is_refused(tmp_path):
     path.write_bytes(raw[:50])
     with pytest.raises(BundleError):
         BayesianLogisticRegression.load(path)
+
+
+def test_a_file_of_another_format_is_refused(tmp_path):
+    path = tmp_path / "model"
+    for form, says in ((1, "fit again"), (3, "install a newer memberwise")):
+        write_arrays(path, "kind", {}, {"a": np.zeros(2)}, form)
+        assert read_arrays(path, "kind", form)[0] == {}
+        with pytest.raises(BundleError, match=f"has format {form}") as found:
+            read_arrays(path, "kind", 2)
+        assert says in str(found.value)
 
 
 def test_it_works_in_a_pipeline_and_a_search():

@@ -19,6 +19,7 @@ from memberwise.graph.linking import link_scores
 from memberwise.graph.neighbourhood import Neighbourhood
 from memberwise.graph.node_input import IdRows
 from memberwise.graph.node_table import typed_hashes
+from memberwise.nn.checkpoint import load_tensors, save_tensors
 from memberwise.schema import DAY
 from support.graphs import RATES, communities, small
 
@@ -195,3 +196,17 @@ def test_what_cannot_be_embedded_is_refused() -> None:
     assert facing.embed(graph, "item", nobody, 10).keys is None
     with pytest.raises(ConfigError, match="other types"):
         _encoder(graph).queries(communities(likes=True))
+
+
+def test_an_encoder_of_another_format_is_refused(tmp_path: Path) -> None:
+    _encoder(communities()).write(tmp_path)
+    file = tmp_path / "encoder.safetensors"
+    tensors, about = load_tensors(file)
+    newer = {**about, "format": about["format"] + 1}
+    older = {k: v for k, v in about.items() if k != "format"}  # as before the scale of recurrence changed
+    for state, says in ((older, "fit again"), (newer, "install a newer memberwise")):
+        save_tensors(file, tensors, state)
+        with pytest.raises(BundleError, match="has format") as found:
+            GraphEncoder.read(tmp_path)
+        assert found.value.where == str(file)
+        assert says in str(found.value)

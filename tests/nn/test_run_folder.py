@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from memberwise.errors import BundleError, ConfigError
+from memberwise.nn import run_folder
 from memberwise.nn.devices import choose_device
 from memberwise.nn.run_folder import RunFolder, below
 
@@ -49,12 +50,18 @@ def test_it_goes_on_from_the_checkpoint_and_forgets_what_came_after(tmp_path: Pa
 
 
 @pytest.mark.parametrize(("name", "value"), [("seed", 4), ("settings", {"lr": 0.2})])
-def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path, name: str, value: Any) -> None:
+def test_a_checkpoint_of_something_else_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: Any
+) -> None:
     run = RunFolder(tmp_path, FIXED, every=0.0)
     run.begin()
     run.save({})
     with pytest.raises(ConfigError, match=f"other {name}"):
         RunFolder(tmp_path, FIXED | {name: value}, every=0.0).resume()
+    monkeypatch.setattr(run_folder, "FORMAT", run_folder.FORMAT + 1)
+    with pytest.raises(ConfigError, match="other format of checkpoints"):
+        RunFolder(tmp_path, FIXED, every=0.0).resume()
+    monkeypatch.undo()
     run.checkpoint.write_bytes(b"torn")
     with pytest.raises(BundleError, match="cannot be read"):
         RunFolder(tmp_path, FIXED, every=0.0).resume()

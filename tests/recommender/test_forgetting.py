@@ -17,7 +17,7 @@ from memberwise.data import tombstones
 from memberwise.data.hashing import hash_text
 from memberwise.errors import ConfigError, DataError
 from memberwise.project import Project
-from memberwise.recommender import Recommender
+from memberwise.recommender import Recommender, removal
 from memberwise.recommender.forgetting import forget, remains
 from memberwise.recommender.removal import refuse_forgotten, remove
 from memberwise.serving.forgotten import Forgotten
@@ -349,3 +349,38 @@ def test_who_is_to_be_forgotten_must_be_said(versions):
         remove(project)
     with pytest.raises(ConfigError, match="empty"):
         remove(project, [""])
+
+
+def test_a_version_that_cannot_be_read_goes_and_a_fault_of_ours_is_seen(
+    early: pl.DataFrame, late: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    project = project_of(tmp_path, early)
+    rec = Recommender.fit(project)
+    rec.save()
+    rec.update(late).save()
+    damaged = project.bundles / "000001" / "fit.json"
+    damaged.unlink()  # it may be one file with that of the next version
+    damaged.write_text("{")
+
+    def fault(*arguments: object) -> None:
+        raise AttributeError("a fault of ours")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(removal, "known", fault)
+        with pytest.raises(AttributeError, match="fault of ours"):
+            remove(project, ["who"])
+    load = Recommender.load
+
+    def faulty(path: Path) -> Recommender:
+        if path.name == "000001":
+            raise AttributeError("a fault of ours")
+        return load(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Recommender, "load", faulty)
+        with pytest.raises(AttributeError, match="fault of ours"):
+            remove(project, [GONE])
+    assert (project.bundles / "000001").is_dir()
+    done = remove(project, [GONE])
+    assert [name.split(" (")[0] for name in done.removed] == ["000001"]
+    assert "bytes" in done.removed[0]

@@ -12,9 +12,11 @@ import polars as pl
 import pytest
 
 from memberwise import bundle
+from memberwise.data.arrays import load_arrays, save_arrays
 from memberwise.errors import BundleError
 from memberwise.project import Project
 from memberwise.recommender import Recommender, storing
+from memberwise.recommender.parts.effects import EffectsPart
 from support.projects import make
 
 
@@ -161,4 +163,54 @@ def test_settings_of_another_memberwise_are_told_from_a_mistake(rec: Recommender
     with pytest.raises(BundleError, match=r"settings are of another memberwise.*steps_of_old") as found:
         storing.read(folder)
     assert found.value.where == str(folder)
+    assert "fit again" in str(found.value)
+
+
+def test_files_of_another_format_are_refused_and_not_read_with_todays_meaning(
+    rec: Recommender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = rec.save(tmp_path / "old")
+    saved = json.loads((folder / "project.json").read_text())
+    assert saved["formats"] == storing.FORMATS
+    monkeypatch.setitem(storing.FORMATS, "vectors", 2)
+    with pytest.raises(BundleError, match=r"vectors has format 1.*would mean something else") as older:
+        storing.read(folder)
+    assert older.value.where == str(folder)
+    assert "fit again" in str(older.value)
+    monkeypatch.setitem(storing.FORMATS, "vectors", 0)
+    with pytest.raises(BundleError, match="install a newer memberwise"):
+        storing.read(folder)
+    # From before there were numbers: the first format of everything.
+    monkeypatch.setitem(storing.FORMATS, "vectors", 1)
+    del saved["formats"]
+    (folder / "project.json").write_text(json.dumps(saved))
+    storing.read(folder)
+    monkeypatch.setitem(storing.FORMATS, "ranker", 2)
+    with pytest.raises(BundleError, match="ranker has format 1"):
+        storing.read(folder)
+
+
+def test_a_part_of_another_format_is_refused(
+    early: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Recommender.fit(make(tmp_path, early, effects={})).save()
+    storing.read(folder)
+    monkeypatch.setattr(EffectsPart, "format", 2)
+    with pytest.raises(BundleError, match="parts/effects has format 1"):
+        storing.read(folder)
+
+
+@pytest.mark.parametrize("lost", ["state", "setting"])
+def test_files_that_do_not_fit_together_are_our_error(rec: Recommender, tmp_path: Path, lost: str) -> None:
+    folder = rec.save(tmp_path / "old")
+    if lost == "state":
+        parts = load_arrays(folder / "state.safetensors")
+        del parts["seen"]
+        save_arrays(folder / "state.safetensors", parts)
+    else:
+        saved = json.loads((folder / "project.json").read_text())
+        del saved["train_end"]
+        (folder / "project.json").write_text(json.dumps(saved))
+    with pytest.raises(BundleError, match=r"do not fit together.*KeyError") as found:
+        storing.read(folder)
     assert "fit again" in str(found.value)

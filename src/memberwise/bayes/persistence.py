@@ -16,11 +16,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from memberwise.errors import BundleError
+from memberwise.formats import FIRST, check_format
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 
-def write_arrays(path: str | os.PathLike[str], kind: str, header: Mapping[str, Any], arrays: Arrays) -> None:
+def write_arrays(
+    path: str | os.PathLike[str],
+    kind: str,
+    header: Mapping[str, Any],
+    arrays: Arrays,
+    form: int = FIRST,
+) -> None:
     """Write arrays and a JSON header so that a reader sees the old file or the new one, never a part.
 
     Parameters
@@ -33,11 +40,15 @@ def write_arrays(path: str | os.PathLike[str], kind: str, header: Mapping[str, A
         Anything that JSON can hold.
     arrays : mapping of str to array
         Numeric arrays; text goes through `pack_text`.
+    form : int
+        Number of the format of this kind, raised when its arrays come to mean something else.
     """
     target = Path(path)
     text = json.dumps(header, sort_keys=True)
     whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    payload = save(whole, metadata={"kind": kind, "header": text, "sha256": _digest(text, whole)})
+    payload = save(
+        whole, metadata={"kind": kind, "format": str(form), "header": text, "sha256": _digest(text, whole)}
+    )
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -56,14 +67,14 @@ def write_arrays(path: str | os.PathLike[str], kind: str, header: Mapping[str, A
 
 
 def read_arrays(
-    path: str | os.PathLike[str], kind: str
+    path: str | os.PathLike[str], kind: str, form: int = FIRST
 ) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
     """Read what `write_arrays` wrote.
 
     Raises
     ------
     BundleError
-        The file is missing, damaged, or of another kind.
+        The file is missing, damaged, or of another kind or format.
     """
     try:
         with safe_open(str(path), framework="numpy") as file:
@@ -73,6 +84,7 @@ def read_arrays(
         raise BundleError(f"cannot be read: {error}", where=str(path)) from error
     if about.get("kind") != kind:
         raise BundleError(f"holds {about.get('kind')!r}, not {kind!r}", where=str(path))
+    check_format(int(about.get("format", FIRST)), form, Path(path), oldest=form)
     if about.get("sha256") != _digest(about["header"], arrays):
         raise BundleError(
             "checksum differs: the file is damaged", where=str(path), fix="restore an earlier one"

@@ -62,19 +62,3 @@ def check(path: Path, entry: Mapping[str, Any], fix: str, *, deep: bool = True) 
         raise BundleError(f"has {size:,} bytes instead of {entry['bytes']:,}", where=str(path), fix=fix)
     if deep and sha256(path) != entry["sha256"]:
         raise BundleError("the checksum does not agree: the file was altered", where=str(path), fix=fix)
-
-
-def check_format(found: int, known: int, path: Path) -> None:
-    """Refuse what a newer memberwise wrote.
-
-    Raises
-    ------
-    BundleError
-        If the format is above the one that is known.
-    """
-    if found > known:
-        raise BundleError(
-            f"has format {found}, this memberwise reads up to {known}",
-            where=str(path),
-            fix="install a newer memberwise",
-        )

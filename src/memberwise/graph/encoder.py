@@ -14,6 +14,7 @@ from torch import Tensor
 
 from memberwise.data.arrays import load_arrays, save_arrays
 from memberwise.errors import BundleError, ConfigError
+from memberwise.formats import FIRST, check_format
 from memberwise.graph.blocks import Query
 from memberwise.graph.config import EncoderConfig
 from memberwise.graph.degrees import WIDTH
@@ -33,6 +34,9 @@ I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 Number = TypeVar("Number", np.int32, np.int64)
 _CHUNK = 512
+
+FORMAT = 2
+"""Of the files of an encoder; 2 since the weights of recurrence move in steps of one parameter."""
 
 
 @dataclass(frozen=True)
@@ -262,6 +266,7 @@ class GraphEncoder:
         """Write ``encoder.safetensors`` and ``known.safetensors``."""
         shape = self.model.shape
         about = {
+            "format": FORMAT,
             "config": self.model.config.model_dump(mode="json"),
             "features": dict(shape.features),
             "edge_types": [edge_name(e) for e in self.edge_types],
@@ -279,9 +284,11 @@ class GraphEncoder:
         Raises
         ------
         BundleError
-            If the files are damaged or do not fit together.
+            If the files are damaged, do not fit together, or are of another format.
         """
-        tensors, about = load_tensors(folder / "encoder.safetensors")
+        file = folder / "encoder.safetensors"
+        tensors, about = load_tensors(file)
+        check_format(about.get("format", FIRST), FORMAT, file, oldest=FORMAT)
         known = load_arrays(folder / "known.safetensors")["ids"]["known"]
         try:
             types, buckets, hashes = about["ids"]

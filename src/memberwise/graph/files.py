@@ -28,8 +28,9 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from memberwise.data.sealed import check, check_format, seal, sync
+from memberwise.data.sealed import check, seal, sync
 from memberwise.errors import BundleError
+from memberwise.formats import check_format
 from memberwise.graph.adjacency import Adjacency, Segment
 from memberwise.graph.nodes import Nodes
 from memberwise.graph.store import HeteroGraph

@@ -20,6 +20,9 @@ from torch import Tensor
 from memberwise.errors import ConfigError
 from memberwise.nn.checkpoint import load_tensors, save_tensors
 
+FORMAT = 2
+"""Of checkpoints; raised when the weights of any training come to mean something else (2: recurrence)."""
+
 
 class Watcher(Protocol):
     """Sees a training go by: a progress bar, TensorBoard."""
@@ -61,7 +64,8 @@ class RunFolder:
         watchers: Sequence[Watcher] = (),
         writes: bool = True,
     ) -> None:
-        self.folder, self.fixed, self.every = folder, dict(fixed), every
+        self.folder, self.every = folder, every
+        self.fixed = {"format of checkpoints": FORMAT, **fixed}
         self.watchers, self.writes = list(watchers), writes
         self.records: list[dict[str, Any]] = []
         self._began = time.process_time()
@@ -105,7 +109,8 @@ class RunFolder:
         Raises
         ------
         ConfigError
-            If the checkpoint was made with other settings, another seed or other data.
+            If the checkpoint was made with other settings, another seed or other data, or by another
+            memberwise.
         BundleError
             If it is damaged.
         """

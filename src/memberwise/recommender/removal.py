@@ -17,7 +17,7 @@ from memberwise.data import tombstones
 from memberwise.data.events import EventChecker, Rejects
 from memberwise.data.hashing import U64, hash_text, hash_values
 from memberwise.data.log import check_events
-from memberwise.errors import BundleError, ConfigError, DataError
+from memberwise.errors import BundleError, ConfigError, DataError, MemberwiseError
 from memberwise.project import Project
 from memberwise.recommender import storing
 from memberwise.recommender.core import FORGOTTEN, Recommender
@@ -188,7 +188,7 @@ def _strangers(project: Project, members: U64, events: pl.DataFrame | None) -> s
     for path in reversed(bundle.versions(project.bundles)):
         if not len(left):
             break
-        with suppress(Exception):  # damaged, or of an older format: it tells nothing
+        with suppress(MemberwiseError):  # damaged, or of an older format: it tells nothing
             rec = Recommender.load(path)
             left = left[~known(rec.pipeline, rec.seen, "member", left)]
             waiting = bundle.read_manifest(path).info
@@ -215,9 +215,9 @@ def _versions(project: Project, members: U64, events: pl.DataFrame | None, done:
             continue
         try:
             old = Recommender.load(path)
-        except Exception as error:  # damaged, or of an older format: it cannot be cleaned, so it goes
+        except MemberwiseError as error:  # damaged, or of an older format: it cannot be cleaned, so it goes
             shutil.rmtree(path)
-            done.removed.append(f"{path.name} ({type(error).__name__})")
+            done.removed.append(f"{path.name} ({error.what})")
             continue
         info = bundle.read_manifest(path).info
         kept = _without_events(info, project.config.entities["member"].id, set(members.tolist()))

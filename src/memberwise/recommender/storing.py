@@ -1,7 +1,7 @@
 """The files of a version.
 
 ======================= ===========================================================================
-``project.json``        all settings, and where the project stood
+``project.json``        all settings, where the project stood, and the formats of all that follows
 ``ranker.safetensors``  weights
 ``state.safetensors``   vocabularies, numeric transforms, aggregates, histories, members and items seen, and
                         large arrays of what stands beside the ranker
@@ -34,6 +34,7 @@ from memberwise.data.negatives import NegativeSampler
 from memberwise.data.pipeline import FeaturePipeline
 from memberwise.data.timeline import EmbeddingTimeline
 from memberwise.errors import BundleError, ConfigError
+from memberwise.formats import FIRST, check_format
 from memberwise.project import Project
 from memberwise.ranking.ranker import Ranker
 from memberwise.recommender.fitting import new_ranker
@@ -45,6 +46,12 @@ if TYPE_CHECKING:
 
 
 _STATE, _RANKER = "state.safetensors", "ranker.safetensors"
+FORMATS = {"ranker": 1, "state": 1, "entities": 1, "vectors": 1}
+"""Of the files; those of parts are theirs. Raised when what is in them comes to mean something else: a
+version of another format is refused rather than read with today's meaning."""
+_FIX = "fit again, or use the memberwise that made it"
+_MISFITS = (KeyError, IndexError, TypeError, ValueError, FileNotFoundError, pl.exceptions.PolarsError)
+"""What files raise that are not what their reader takes them for; a machine short of memory raises others."""
 MAX_SEGMENTS = 16
 """Segments after which the state is written whole again; or when they hold half as much as it."""
 
@@ -92,6 +99,7 @@ def write(rec: Recommender, folder: Path) -> None:
         "base": str(base),
         "base from bundles": os.path.relpath(base, bundles),
         "train_end": rec.pipeline.train_end,
+        "formats": FORMATS | {_part(name): part.format for name, part in rec.parts.items()},
     }
     (folder / "project.json").write_text(json.dumps(project, indent=1))
     if not (before is not None and rec.ranker is before.ranker and _shared(before, folder, _RANKER)):
@@ -107,8 +115,8 @@ def write(rec: Recommender, folder: Path) -> None:
     for name, vectors in rec.pipeline.vectors.items():
         vectors.write(folder / "vectors" / f"{name}.arrow")
     for name, part in rec.parts.items():
-        (folder / "parts" / name).mkdir(parents=True)
-        part.write(folder / "parts" / name)
+        (folder / _part(name)).mkdir(parents=True)
+        part.write(folder / _part(name))
     fit = {"summary": rec.summary, "log": rec.log, "fit_seconds": rec.fit_seconds}
     (folder / "fit.json").write_text(json.dumps(fit))
 
@@ -117,7 +125,7 @@ def _state(rec: Recommender) -> dict[str, Views]:
     parts = rec.pipeline.views() | {"seen": dict(rec.seen.to_arrays())}
     if rec.negatives is not None:
         parts["negatives"] = dict(rec.negatives.to_arrays())
-    beside: dict[str, Views] = {f"parts/{name}": dict(part.state()) for name, part in rec.parts.items()}
+    beside: dict[str, Views] = {_part(name): dict(part.state()) for name, part in rec.parts.items()}
     return parts | {name: arrays for name, arrays in beside.items() if arrays}
 
 
@@ -170,34 +178,53 @@ def _project(saved: Mapping[str, Any], bundles: Path) -> Project:
     return Project.from_dict(saved["config"], saved["base"])
 
 
+def _part(name: str) -> str:
+    return f"parts/{name}"
+
+
+def _check_formats(saved: Mapping[str, Any], folder: Path) -> None:
+    """Refuse files that would be read with another meaning than they were written with."""
+    found = saved.get("formats", {})
+    known = FORMATS | {
+        _part(kind.name): kind.format for kind in PARTS if (folder / _part(kind.name)).is_dir()
+    }
+    for name, number in known.items():
+        check_format(found.get(name, FIRST), number, folder, oldest=number, what=name)
+
+
 def read(folder: Path) -> tuple[Any, ...]:
     """Arguments of `Recommender` from the files of a version.
 
     Raises
     ------
     BundleError
-        If the files do not fit together.
+        If the files do not fit together, or are of another format.
     """
     try:
         saved = json.loads((folder / "project.json").read_text())
         fit = json.loads((folder / "fit.json").read_text())
-    except (OSError, ValueError) as error:
-        raise BundleError(f"cannot be read: {error}", where=str(folder)) from error
-    try:
-        project = _project(saved, folder.parent)
+        _check_formats(saved, folder)
+        return _built(_project(saved, folder.parent), saved["train_end"], fit, folder)
     except ConfigError as error:
         raise BundleError(
             f"its settings are of another memberwise, and mean nothing to this one: {error.what}",
             where=str(folder),
-            fix="fit again, or use the memberwise that made it",
+            fix=_FIX,
         ) from error
+    except _MISFITS as error:
+        raise BundleError(
+            f"its files do not fit together: {type(error).__name__}: {error}", where=str(folder), fix=_FIX
+        ) from error
+
+
+def _built(project: Project, train_end: int, fit: Mapping[str, Any], folder: Path) -> tuple[Any, ...]:
     tables = {
         name: EntityTable(name, pl.read_ipc(folder / "entities" / f"{name}.arrow"), entity.table_key)
         for name, entity in project.config.entities.items()
         if entity.path is not None
     }
     vectors = {p.stem: EmbeddingTimeline.read(p) for p in (folder / "vectors").glob("*.arrow")}
-    pipeline = FeaturePipeline(project.config, tables, saved["train_end"], vectors=vectors)
+    pipeline = FeaturePipeline(project.config, tables, train_end, vectors=vectors)
     parts = _read_state(folder)
     pipeline.load_arrays(parts)
     sampler = None
@@ -211,11 +238,9 @@ def read(folder: Path) -> tuple[Any, ...]:
         raise BundleError(f"the weights do not fit the project: {error}", where=str(folder)) from error
     setting = Setting(project, pipeline, ranker)
     beside = {
-        kind.name: kind.read(folder / "parts" / kind.name, setting).with_state(
-            parts.get(f"parts/{kind.name}", {})
-        )
+        kind.name: kind.read(folder / _part(kind.name), setting).with_state(parts.get(_part(kind.name), {}))
         for kind in PARTS
-        if (folder / "parts" / kind.name).is_dir()
+        if (folder / _part(kind.name)).is_dir()
     }
     return (
         project,

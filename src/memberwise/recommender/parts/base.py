@@ -141,11 +141,14 @@ class Part(ABC):
         Whether it is fitted before the ranker, after it, or first after it because it trains it further.
     reads_hidden
         Whether `read_hidden` wants what enters the ranker's last layer.
+    format
+        Number of the format of its files; raised when what is in them comes to mean something else.
     """
 
     name: ClassVar[str]
     stage: ClassVar[Literal["before", "along", "after"]] = "after"
     reads_hidden: ClassVar[bool] = False
+    format: ClassVar[int] = 1
 
     @classmethod
     def wanted(cls, config: ProjectConfig) -> bool:
