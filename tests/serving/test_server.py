@@ -263,6 +263,42 @@ def test_a_forgotten_member_is_somebody_new(project: Project) -> None:
     assert "m1" not in (project.output / "forgotten.jsonl").read_text()
 
 
+def test_forgetting_says_whether_there_was_anything_to_forget(project: Project) -> None:
+    """A mistyped id is blocked, as everybody is who asks; but nobody is told that a member was forgotten."""
+    event = {"m": 'sent "ö', "i": "i2", "cat": "u", "tags": ["g1"], "num": 1.0, "y": 1, "t": "2024-05-06"}
+    server = Server(project, settings(clock="log"))
+
+    def forget(client: TestClient, member: str) -> tuple[bool | None, bool, str]:
+        answer = client.delete(f"/members/{member}")
+        assert answer.status_code == 202
+        body = answer.json()
+        assert set(body) == {"known", "listed", "said", "blocked"}
+        assert body["blocked"]
+        return body["known"], body["listed"], body["said"]
+
+    with TestClient(create_app(server)) as client:
+        assert client.post("/events", json=event).json() == {"accepted": 1}
+        known, listed, said = forget(client, "m1")
+        assert (known, listed) == (True, False)
+        assert "memberwise forget PROJECT" in said
+        assert forget(client, "m1")[:2] == (True, True)
+        assert forget(client, "sent %22%C3%B6")[:2] == (True, False)
+        known, listed, said = forget(client, "m1x")
+        assert (known, listed) == (False, False)
+        assert "is it mistyped?" in said
+        assert "--undo" in said
+        known, listed, said = forget(client, "m1x")
+        assert (known, listed) == (False, True)
+        assert "asked for before" in said
+        left = {"accepted": 0, "left_out": {"the member asked to be forgotten": 1}}
+        assert client.post("/events", json=event | {"m": "m1x"}).json() == left
+        server.keeper.served = None
+        known, _, said = forget(client, "m2")
+        assert known is None
+        assert "if anything" in said
+    assert "m2" in server.forgotten
+
+
 def test_logs_name_nobody(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", "memberwise.serving"):
         client.post("/rank", json=ask(member="alice-the-member"))

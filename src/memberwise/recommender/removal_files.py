@@ -68,6 +68,22 @@ def mentioned(project: Project, members: U64) -> U64:
     return np.intersect1d(members, np.concatenate(found))
 
 
+def sent(project: Project, member: str) -> bool:
+    """Whether an event of a member that came through the server is kept: in the inbox, or among the rejected.
+
+    For the server, which must not parse all of them: only lines that hold the id as text are looked into.
+    """
+    column, hashed = project.config.entities["member"].id, hash_text(member)
+    text = json.dumps(member, ensure_ascii=False)[1:-1].encode()
+    for path in (project.output / REJECTS_OF_FOLLOWER, *_inbox(project.output)):
+        with suppress(FileNotFoundError), path.open("rb") as file:
+            for line in file:
+                with suppress(ValueError):  # what a crash left, or what was no event
+                    if text in line and hashed in owners(json.loads(line), column):
+                        return True
+    return False
+
+
 def owners(said: Any, column: str) -> U64:
     """Whose events stand anywhere in plain values."""
     found: list[int] = []

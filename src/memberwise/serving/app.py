@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 
 from memberwise import __version__
 from memberwise.project import Project
+from memberwise.recommender.removal_files import sent
 from memberwise.serving import people
 from memberwise.serving.forgotten import Forgotten
 from memberwise.serving.guard import Guard
@@ -26,6 +27,7 @@ from memberwise.serving.lane import Lane
 from memberwise.serving.measures import Drift, Measures
 from memberwise.serving.messages import (
     EventsResponse,
+    ForgetResponse,
     Problem,
     RankRequest,
     RankResponse,
@@ -133,11 +135,23 @@ class Server:
         self.measures.events.inc(len(kept))
         return answer
 
-    def forget(self, member: str) -> None:
-        """Nobody is ranked by this member's past from now on, and no event of the member is stored."""
+    async def forget(self, member: str) -> ForgetResponse:
+        """Nobody is ranked by this member's past from now on, and no event of the member is stored.
+
+        An id that nothing knows is blocked all the same, since its events may be on their way; but that is
+        said, since it may be mistyped.
+        """
         if not member or member == NOBODY:
             raise Refused(422, Problem("that is no member's id"))
-        self.forgotten.add(member)
+        listed = member in self.forgotten
+        await asyncio.to_thread(self.forgotten.add, member)
+        known: bool | None = await asyncio.to_thread(sent, self.project, member)
+        if not known:
+            try:
+                known = not await self.lane.run(lambda: self.served().rec.unknown("member", [member]))
+            except Refused:  # it is blocked, and that is what was asked
+                known = None
+        return ForgetResponse.of(known, listed)
 
     def gauges(self) -> None:
         """Bring the gauges up to date."""
@@ -269,16 +283,22 @@ def _routes(app: FastAPI, server: Server) -> None:
     async def events(request: Request) -> Response:
         return _json(await server.store(decode_events(await request.body())))
 
+    answers = _answers(ForgetResponse.__name__, 401, 422)
+
     @app.delete(
-        "/members/{member}", status_code=202, summary="Forget a member", responses=_answers("Problem", 401)
+        "/members/{member}",
+        status_code=202,
+        summary="Forget a member",
+        responses={202 if status == 200 else status: answer for status, answer in answers.items()},
+        response_class=Response,
     )
     async def forget(member: str) -> Response:
         """From now on the member is ranked as somebody new, and events of the member are not stored.
 
-        What versions on disk know is removed by `memberwise forget`.
+        Asked again, it does nothing more. An id that nothing knows is blocked too, and the answer says that
+        it is not known. What versions on disk know is removed by `memberwise forget`.
         """
-        await asyncio.to_thread(server.forget, member)
-        return _json({"forgotten": True}, 202)
+        return _json(await server.forget(member), 202)
 
     @app.get("/health", summary="Whether the process lives")
     async def health() -> dict[str, str]:

@@ -71,6 +71,35 @@ class EventsResponse(Struct, omit_defaults=True):
     """Keys that nothing of the project reads, each with what may have been meant."""
 
 
+class ForgetResponse(Struct):
+    """What a request to forget a member has done, and whether there is anything to forget."""
+
+    known: bool | None
+    """Whether the version in service, or an event that came through the server, knows the id; None where
+    that cannot be told now, since no version is in service or it is too busy."""
+    listed: bool
+    """Whether the id was on the list of the forgotten already."""
+    said: str
+    """The same in a sentence, with what is left to do."""
+    blocked: bool = True
+    """From now on: the id is ranked as somebody new, and its events are not stored."""
+
+    @classmethod
+    def of(cls, known: bool | None, listed: bool) -> ForgetResponse:
+        """Say it."""
+        if known is not False:
+            there = "what" if known else "what, if anything,"
+            rest = f"{there} versions and files know of it is removed by: memberwise forget PROJECT"
+        elif listed:
+            rest = "it was asked for before, and the version in service knows nothing of it"
+        else:
+            rest = (
+                "neither the version in service nor any event sent to this server knows it: is it mistyped? "
+                "To lift the block: memberwise forget PROJECT --member ID --undo"
+            )
+        return cls(known, listed, f"ranked as somebody new from now on; {rest}")
+
+
 class Problem(Struct, omit_defaults=True):
     """What is wrong, where, and what to do about it."""
 
@@ -164,6 +193,6 @@ def _misfit(said: str) -> Problem:
 
 def schemas() -> dict[str, Any]:
     """JSON Schemas of the messages, for the OpenAPI document."""
-    types = [RankRequest, RankResponse, EventsResponse, Problem]
+    types = [RankRequest, RankResponse, EventsResponse, ForgetResponse, Problem]
     _, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     return components
