@@ -178,8 +178,10 @@ def test_rejects_by_reason(clinic: Clinic) -> None:
     clinic.log = clinic.log.with_columns(clicked=nothing.otherwise(pl.col("clicked")))
     finding = one(clinic.examine(), "rejects", "warning")
     assert "100 x label of click is missing" in finding.what
-    clinic.settings["events"]["max_rejected"] = 0.001
-    assert not clinic.examine().ok
+    clinic.settings["events"]["max_rejected"] = 0.00025
+    diagnosis = clinic.examine()
+    assert not diagnosis.ok
+    assert "max_rejected (0.025%)" in one(diagnosis, "rejects", "error").fix
 
 
 def test_duplicate_rows(clinic: Clinic) -> None:
@@ -292,7 +294,7 @@ def test_unseen_ids_are_counted_over_the_whole_log(clinic: Clinic, sample_rows: 
 def test_a_feature_that_is_always_new(clinic: Clinic) -> None:
     where = clinic.add({"kind": "categorical", "column": "request_id"})
     diagnosis = clinic.examine()
-    assert "100.0% of the rows of test" in one(diagnosis, "unseen ids", "warning").what
+    assert "100% of the rows of test" in one(diagnosis, "unseen ids", "warning").what
     assert one(diagnosis, "unseen ids", "warning").where == f"{where}.column"
 
 

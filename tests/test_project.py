@@ -122,6 +122,21 @@ def test_every_mistake_is_named_up_to_five(tmp_path: Path):
         ("time: t", "time: t: u", "line 3: is not YAML"),
         ("events:", "split: {valid_from: 2013-13-45}\nevents:", "cannot be: month must be in 1..12"),
         ("events:", "split: {train: 0.9, valid: 0.1}\nevents:", "leave nothing for test"),
+        (
+            "events:",
+            "split: {train: 80, valid: .1}\nevents:",
+            "split.train: Input should be less than 1 ",
+        ),
+        ("events:", "split: {train: 80, valid: .1}\nevents:", "0 to 1: did you mean 0.8?"),
+        ("events:", "split: {train: 87.5 %, valid: .1}\nevents:", "0 to 1: did you mean 0.875?"),
+        (
+            "time: t",
+            "time: t\n  max_rejected: 2",
+            "events.max_rejected: Input should be less than",
+        ),
+        ("time: t", "time: t\n  max_rejected: 2", "did you mean 0.02?"),
+        ("events:", "graph: {learn: 50}\nevents:", "did you mean 0.5?"),
+        ("events:", "effects: {forgetting: 99}\nevents:", "did you mean 0.99?"),
         ("events:", "x: &a [*a]\nevents:", "an anchor that contains itself"),
         ("events:", "x: !!python/object:os.system {}\nevents:", "is not YAML"),
         ("events:", "? [a, b]\n: 3\nevents:", "is not YAML"),
@@ -131,6 +146,13 @@ def test_every_mistake_is_named_up_to_five(tmp_path: Path):
 )
 def test_what_cannot_be_is_said_in_words(tmp_path: Path, right: str, wrong: str, says: str):
     assert says in complaint(tmp_path, GOOD.replace(right, wrong, 1))
+
+
+@pytest.mark.parametrize("wrong", ["train: 1", "train: 800", "train: -80", "train: x%", "train: [80]"])
+def test_what_is_no_percentage_is_not_taken_for_one(tmp_path: Path, wrong: str):
+    said = complaint(tmp_path, GOOD.replace("events:", f"split: {{{wrong}}}\nevents:", 1))
+    assert "split.train" in said
+    assert "did you mean" not in said
 
 
 @pytest.mark.parametrize("text", ["", "- a\n", "hello", "# only a comment\n"])

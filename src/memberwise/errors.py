@@ -51,3 +51,20 @@ def counted(n: int, thing: str) -> str:
     ('1 event', '2,000 events')
     """
     return f"{n:,} {thing}" if n == 1 else f"{n:,} {thing}s"
+
+
+def percent(share: float) -> str:
+    """A share as a percentage that is never rounded to nothing.
+
+    Examples
+    --------
+    >>> percent(0.123), percent(0.00025), percent(0.000001), percent(0), percent(1)
+    ('12.3%', '0.025%', '0.0001%', '0%', '100%')
+    """
+    value = 100 * share
+    if value in (0, 100):
+        return f"{value:.0f}%"
+    if abs(value) >= 1:
+        return f"{value:.1f}%"
+    text = f"{value:.2g}"
+    return f"{text}%" if "e" not in text else f"{value:.{1 - int(text.partition('e')[2])}f}".rstrip("0") + "%"

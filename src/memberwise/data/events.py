@@ -24,7 +24,7 @@ import polars as pl
 
 from memberwise.data.hashing import hash_values
 from memberwise.data.times import other_unit, parse_time
-from memberwise.errors import ConfigError, DataError
+from memberwise.errors import ConfigError, DataError, percent
 from memberwise.schema import SECOND, Categorical, History, Schema, Task, feature_columns
 
 TIME, ROW, DRAWN = "__time", "__row", "__drawn"
@@ -94,8 +94,8 @@ class Rejects:
         if self.read and self.total > limit * self.read:
             reasons = "; ".join(f"{n:,} x {r}" for r, n in self.counts.most_common())
             raise DataError(
-                f"{self.total:,} of {self.read:,} rows ({self.total / self.read:.1%}) cannot be used, more "
-                f"than the limit of {limit:.1%}: {reasons}",
+                f"{self.total:,} of {self.read:,} rows ({percent(self.total / self.read)}) cannot be used, "
+                f"more than the limit of {percent(limit)}: {reasons}",
                 where=where,
                 fix="mend the rows or the project, or raise events.max_rejected",
             )

@@ -10,6 +10,7 @@ import polars as pl
 from memberwise.data.uses import Use, uses
 from memberwise.doctor.evidence import Evidence
 from memberwise.doctor.findings import Finding
+from memberwise.errors import percent
 from memberwise.schema import Age, Categorical, Numeric
 
 MOSTLY_MISSING = 0.95
@@ -38,7 +39,7 @@ def check_values(e: Evidence) -> Iterator[Finding]:
                 "warning", "constant", text, use.where, "take it out: it cannot tell anything apart"
             )
         elif missing > MOSTLY_MISSING:
-            text = f"{use.column!r} has a value in {1 - missing:.1%} of the rows only"
+            text = f"{use.column!r} has a value in {percent(1 - missing)} of the rows only"
             yield Finding("note", "mostly missing", text, use.where)
 
 

@@ -11,6 +11,7 @@ import polars as pl
 from memberwise.data.times import PLAUSIBLE, other_unit
 from memberwise.doctor.evidence import Evidence, when
 from memberwise.doctor.findings import Finding
+from memberwise.errors import percent
 from memberwise.schema import DAY, HOUR, SECOND, Clock, format_duration
 
 REPEATED = 0.001
@@ -28,9 +29,9 @@ def check_rejects(e: Evidence) -> Iterator[Finding]:
     yield Finding(
         "error" if over else "warning",
         "rejects",
-        f"{total:,} of {read:,} rows ({total / read:.2%}) cannot be used: {reasons}",
+        f"{total:,} of {read:,} rows ({percent(total / read)}) cannot be used: {reasons}",
         "events",
-        f"this is more than max_rejected ({limit:.1%}): mend the rows, or raise it"
+        f"this is more than max_rejected ({percent(limit)}): mend the rows, or raise it"
         if over
         else "they are set aside; look whether they are of one kind",
     )
@@ -42,7 +43,7 @@ def check_repeats(e: Evidence) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "duplicate rows",
-            f"{e.repeats:.1%} of the rows repeat the member, item and time of another row",
+            f"{percent(e.repeats)} of the rows repeat the member, item and time of another row",
             "events.path",
             "if a row was logged twice, remove the copies: each counts again in the rates and in the tests",
         )
@@ -55,7 +56,7 @@ def check_order(e: Evidence) -> Iterator[Finding]:
         yield Finding(
             "note",
             "time order",
-            f"{share:.1%} of the rows stand behind a row of a later time; they are sorted before use",
+            f"{percent(share)} of the rows stand behind a row of a later time; they are sorted before use",
             "events.time",
         )
 
@@ -80,7 +81,7 @@ def check_moments(e: Evidence) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "equal times",
-            f"{counts.max() / len(t):.1%} of the events share the time {moment}",
+            f"{percent(counts.max() / len(t))} of the events share the time {moment}",
             "events.time",
             "the time of an import, not of the events? Events of one moment know nothing of each other",
         )

@@ -9,6 +9,7 @@ import numpy as np
 from memberwise.doctor.evidence import SPLITS, Evidence, hashes, id_columns
 from memberwise.doctor.findings import Finding
 from memberwise.doctor.naming import refused
+from memberwise.errors import percent
 from memberwise.schema import Categorical
 
 FEW_ROWS, FEW_OF_A_CLASS = 1000, 50
@@ -59,7 +60,7 @@ def _positives_only(
         yield Finding(
             "error",
             "negatives",
-            f"{task} is negative in {(y < 0.5).mean():.1%} of the rows, but negatives are drawn as well",
+            f"{task} is negative in {percent((y < 0.5).mean())} of the rows, but negatives are drawn as well",
             where,
             "for a log that knows what was not chosen, take out 'negatives'; else keep only the positives",
         )
@@ -93,7 +94,7 @@ def _drift(
     rates = {n: float(v.mean()) for n, v in y.items() if len(v)}
     if len(rates) < 3:
         return
-    told = ", ".join(f"{n} {r:.1%}" for n, r in rates.items())
+    told = ", ".join(f"{n} {percent(r)}" for n, r in rates.items())
     for name in ("valid", "test"):
         base, rate, n = rates["train"], rates[name], len(y[name])
         error = np.sqrt(max(base * (1 - base), 1e-12) / n)
@@ -122,7 +123,7 @@ def check_unseen(e: Evidence) -> Iterator[Finding]:
         known = hashes(e.events[column]).to_frame().join(seen, on="hash", how="left", maintain_order="left")
         new = known["first"].to_numpy() >= start
         shares = {s: float(new[e.part(s)].mean()) for s in SPLITS[1:] if e.part(s).any()}
-        told = ", ".join(f"{share:.1%} of the rows of {s}" for s, share in shares.items())
+        told = ", ".join(f"{percent(share)} of the rows of {s}" for s, share in shares.items())
         where = _where(e, column)
         if shares.get("test", 0.0) > NEW_IDS and roles.get(column) not in ("member", "item"):
             yield Finding(
@@ -158,7 +159,7 @@ def check_heavy_members(e: Evidence) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "heavy member",
-            f"member {name!r} has {share:.1%} of all rows, {rows.max() / np.median(rows):,.0f} medians",
+            f"member {name!r} has {percent(share)} of all rows, {rows.max() / np.median(rows):,.0f} medians",
             "entities.member.id",
             "a robot, a test account or a placeholder for no id? Take its rows out of the log",
         )

@@ -8,6 +8,7 @@ import polars as pl
 
 from memberwise.doctor.evidence import Evidence
 from memberwise.doctor.findings import Finding
+from memberwise.errors import percent
 
 UNKNOWN = 0.01
 MOST_UNKNOWN = 0.5
@@ -33,7 +34,7 @@ def check_tables(e: Evidence) -> Iterator[Finding]:
             yield Finding(
                 "error" if unknown == 1.0 else "warning",
                 "unknown ids",
-                f"the {name} of {unknown:.1%} of the events has no row in the table, such as {told}",
+                f"the {name} of {percent(unknown)} of the events has no row in the table, such as {told}",
                 where,
                 "are the ids written alike (leading zeros, prefixes), and is 'key' the right column?"
                 if most

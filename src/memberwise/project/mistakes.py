@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import types
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -57,7 +58,21 @@ def _explain(error: Mapping[str, Any], marks: Marks) -> str:
         case "value_error":
             return prefix + str(error["ctx"]["error"])
         case _:
-            return f"{prefix}{error['msg']} (got {error['input']!r})"
+            percent = _percent(error)
+            hint = "" if percent is None else f"; shares are written from 0 to 1: did you mean {percent:g}?"
+            return f"{prefix}{error['msg']} (got {error['input']!r}){hint}"
+
+
+def _percent(error: Mapping[str, Any]) -> float | None:
+    """The share that was meant by a percentage: 80, or the text 80 %, where a number up to 1 is expected."""
+    value = error["input"]
+    if error["type"] == "float_parsing" and isinstance(value, str) and value.strip().endswith("%"):
+        with suppress(ValueError):
+            return float(value.strip().rstrip("% ")) / 100
+    limit = error.get("ctx", {}).get("lt", error.get("ctx", {}).get("le"))
+    if error["type"] in ("less_than", "less_than_equal") and limit == 1 and 1 < value <= 100:
+        return float(value) / 100
+    return None
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:
