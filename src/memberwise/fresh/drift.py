@@ -1,172 +1,27 @@
 """Drift: what of features, labels and calibration has changed since the model was fitted.
 
-A `Profile` is a small summary of rows: a histogram per feature, sums per task and segment. Two profiles on
-the same bins are compared without the rows behind them, so that a version can carry the profile of what it
-was fitted on.
+Two profiles (`memberwise.fresh.profile`) on the same bins are compared without the rows behind them, so that
+a version can carry the profile of what it was fitted on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from scipy.stats import chi2
 
-from memberwise.data.layout import Layout
-from memberwise.data.vocabulary import FIRST, MISSING, PAD, UNSEEN
-from memberwise.errors import DataError, counted
-from memberwise.schema import DAY
+from memberwise.errors import counted
+from memberwise.fresh.profile import ALL, Bins, Outcome, Profile
+from memberwise.fresh.stability import fitting, gap_by_chance, psi_by_chance, stability
 
-Floats = npt.NDArray[np.float64]
-Arrays = Mapping[str, npt.NDArray[Any]]
+__all__ = ["ALL", "Bins", "Change", "Drift", "Outcome", "Profile", "compare", "stability"]
 
-BINS, VALUES = 10, 20
 WATCH, DRIFTED = 0.1, 0.25
 """The usual reading of a population stability index."""
-CHANCE = 0.999
-_SIGMAS = 3.29  # the same level for a rate
 _SMALL, _LARGE = 0.05, 0.10  # relative change of a rate worth watching, and too much
-ALL = "all rows"
-_ROUND = 0.9
-"""Of a cycle: the rows of whole days begin a little after midnight and end a little before."""
-
-
-@dataclass(frozen=True)
-class Bins:
-    """How a feature is counted: ``edges`` of a number, or ``codes`` of a category (all others together)."""
-
-    edges: list[float] | None = None
-    codes: list[int] | None = None
-
-    def count(self, values: npt.NDArray[Any]) -> Floats:
-        """Rows in each bin."""
-        if self.edges is not None:
-            place = np.searchsorted(self.edges, values[np.isfinite(values)], side="right")
-            return np.bincount(place, minlength=len(self.edges) + 1).astype(float)
-        codes = np.asarray(self.codes)
-        order = np.argsort(codes)
-        at = np.searchsorted(codes[order], values).clip(0, len(codes) - 1)
-        hit = codes[order][at] == values
-        return np.bincount(np.where(hit, order[at], len(codes)), minlength=len(codes) + 1).astype(float)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Labels of a task on some of the rows, and what was predicted.
-
-    Attributes
-    ----------
-    rows, members
-        How many.
-    rate, rate_error
-        Rate of positives, and its standard error over members.
-    ratio, ratio_error
-        Log of observed over expected positives, and its standard error; None without predictions.
-    """
-
-    rows: int
-    members: int
-    rate: float
-    rate_error: float
-    ratio: float | None = None
-    ratio_error: float | None = None
-
-
-@dataclass(frozen=True)
-class Profile:
-    """A summary of rows.
-
-    Attributes
-    ----------
-    bins : dict of Bins
-        By feature.
-    counts : dict of list of float
-        Rows in each bin, by feature.
-    size : float
-        Rows as good as so many independent ones: ``(sum n_m)^2 / sum n_m^2`` over members m.
-    outcomes : dict
-        Task to segment to `Outcome`.
-    days : float, optional
-        From the first row to the last, where their times are known.
-    """
-
-    bins: dict[str, Bins]
-    counts: dict[str, list[float]]
-    size: float
-    outcomes: dict[str, dict[str, Outcome]] = field(default_factory=dict)
-    days: float | None = None
-
-    @classmethod
-    def of(
-        cls,
-        arrays: Arrays,
-        layout: Layout,
-        *,
-        scores: npt.NDArray[np.floating] | None = None,
-        segments: Mapping[str, npt.NDArray[np.bool_]] | None = None,
-        like: Profile | None = None,
-    ) -> Profile:
-        """Summarise rows.
-
-        Parameters
-        ----------
-        arrays
-            `FeaturePipeline.batch_arrays`, with ``member``, and ``labels`` where they are known.
-        layout
-            What the arrays hold.
-        scores : float [n, T], optional
-            Probabilities, for calibration.
-        segments
-            Rows to look at apart.
-        like
-            Use this profile's bins; deciles and the most frequent values of the rows if not given.
-
-        Raises
-        ------
-        DataError
-            There are no rows.
-        """
-        members = np.unique(arrays["member"], return_inverse=True)[1]
-        if not len(members):
-            raise DataError("there are no rows to look for drift in", where="drift")
-        columns = _columns(arrays, layout)
-        bins = like.bins if like is not None else {k: _bins(v) for k, v in columns.items()}
-        counts = {k: bins[k].count(v).tolist() for k, v in columns.items() if k in bins}
-        each = np.bincount(members).astype(float)
-        outcomes: dict[str, dict[str, Outcome]] = {}
-        if "labels" in arrays:
-            parts = {ALL: np.ones(len(members), bool), **(segments or {})}
-            labels = np.asarray(arrays["labels"], float)
-            for t, task in enumerate(layout.tasks):
-                p = None if scores is None else np.asarray(scores[:, t], float)
-                found = {name: _outcome(labels[:, t], p, members, mask) for name, mask in parts.items()}
-                outcomes[task] = {name: o for name, o in found.items() if o is not None}
-        times = np.asarray(arrays["time"]) if "time" in arrays else None
-        days = None if times is None else float(times.max() - times.min()) / DAY
-        return cls(bins, counts, float(each.sum() ** 2 / (each @ each)), outcomes, days)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Profile:
-        """The inverse of `to_dict`."""
-        return cls(
-            {k: Bins(**b) for k, b in values["bins"].items()},
-            {k: list(c) for k, c in values["counts"].items()},
-            float(values["size"]),
-            {t: {s: Outcome(**o) for s, o in found.items()} for t, found in values["outcomes"].items()},
-            values.get("days"),
-        )
-
-    def covers(self, days: float) -> bool:
-        """Whether the rows go all the way round a cycle of so many days, as far as is known."""
-        return self.days is None or self.days >= _ROUND * days
 
 
 @dataclass(frozen=True)
@@ -234,7 +89,7 @@ class Drift:
         if not gone:
             watch = len(self.of("watch"))
             return "Nothing has drifted" + (f"; {watch} to watch." if watch else ".") + left
-        named = ", ".join(c.name if c.measure == "psi" else f"{c.measure} of {c.name}" for c in gone[:3])
+        named = ", ".join(map(_named, gone[:3]))
         more = f" and {len(gone) - 3} more" if len(gone) > 3 else ""
         advice = " Train again in full." if self.advises_retraining else ""
         kinds = [f"{counted(n, kind)}" for kind in _KINDS if (n := sum(map(_KINDS[kind], self.changes)))]
@@ -246,6 +101,14 @@ class Drift:
     def to_records(self) -> list[dict[str, Any]]:
         """One plain record a change, for the report and for JSON."""
         return [asdict(c) for c in self.changes]
+
+
+def _named(change: Change) -> str:
+    """What a change is of, so that no two read alike."""
+    if change.measure == "psi":
+        return change.name
+    among = "" if change.segment == ALL else f" among {change.segment}"
+    return f"{change.measure} of {change.name}{among}"
 
 
 _KINDS: dict[str, Callable[[Change], bool]] = {
@@ -263,7 +126,8 @@ def compare(before: Profile, now: Profile, cycles: Mapping[str, float] = Mapping
 
     over bins with half a row added to each. Without drift, PSI is about ``(1/n + 1/m)`` times a chi-squared
     variable of B - 1 degrees of freedom; n and m count members' rows by their effective size, since rows of
-    one member resemble each other.
+    one member resemble each other. To this comes what stretches as long as ``now`` differ by within
+    ``before`` (`memberwise.fresh.stability.Spread`): rows of one day resemble each other too.
 
     Parameters
     ----------
@@ -294,30 +158,24 @@ def compare(before: Profile, now: Profile, cycles: Mapping[str, float] = Mapping
             continue
         psi = stability(np.array(counts), np.array(now.counts[name]))
         used = int(((np.array(counts) + np.array(now.counts[name])) > 0).sum())
-        chance = float(noise * chi2.ppf(CHANCE, max(1, used - 1)))
+        chance = psi_by_chance(used, noise, fitting(before.spreads.get(name, ()), now.days))
         verdict = _verdict(psi, chance, WATCH, DRIFTED)
         changes.append(Change(name, ALL, "psi", None, None, psi, chance, verdict))
     for task, segments in before.outcomes.items():
         for segment, then in segments.items():
             later = now.outcomes.get(task, {}).get(segment)
             if later is not None:
-                changes += _outcome_changes(task, segment, then, later)
+                changes += _outcome_changes(task, segment, then, later, now.days)
     rank = {"drifted": 0, "watch": 1, "stable": 2}
     return Drift(tuple(sorted(changes, key=lambda c: (rank[c.verdict], -abs(c.value)))), partial)
 
 
-def stability(before: Floats, now: Floats) -> float:
-    """Population stability index of two histograms; bins that both lack do not count."""
-    used = (before + now) > 0
-    p, q = before[used] + 0.5, now[used] + 0.5
-    p, q = p / p.sum(), q / q.sum()
-    return float(((q - p) * np.log(q / p)).sum())
-
-
-def _outcome_changes(task: str, segment: str, then: Outcome, later: Outcome) -> list[Change]:
+def _outcome_changes(
+    task: str, segment: str, then: Outcome, later: Outcome, days: float | None
+) -> list[Change]:
     found = []
     gap = later.rate - then.rate
-    chance = _SIGMAS * float(np.hypot(then.rate_error, later.rate_error))
+    chance = gap_by_chance(then.rate_error, later.rate_error, fitting(then.rate_spreads, days))
     scale = max(then.rate, 1e-9)
     verdict = _verdict(abs(gap), chance, _SMALL * scale, _LARGE * scale)
     found.append(Change(task, segment, "label rate", then.rate, later.rate, gap, chance, verdict))
@@ -325,7 +183,7 @@ def _outcome_changes(task: str, segment: str, then: Outcome, later: Outcome) -> 
         assert then.ratio is not None and later.ratio is not None  # noqa: PT018 - for the type checker
         assert then.ratio_error is not None and later.ratio_error is not None  # noqa: PT018
         gap = later.ratio - then.ratio
-        chance = _SIGMAS * float(np.hypot(then.ratio_error, later.ratio_error))
+        chance = gap_by_chance(then.ratio_error, later.ratio_error, fitting(then.ratio_spreads, days))
         verdict = _verdict(abs(gap), chance, np.log1p(_SMALL), np.log1p(_LARGE))
         found.append(Change(task, segment, "calibration", then.ratio, later.ratio, gap, chance, verdict))
     return found
@@ -335,56 +193,3 @@ def _verdict(value: float, chance: float, watch: float, drifted: float) -> str:
     if value <= chance or value <= watch:
         return "stable"
     return "drifted" if value > drifted else "watch"
-
-
-def _columns(arrays: Arrays, layout: Layout) -> dict[str, npt.NDArray[Any]]:
-    """Every feature as one column of values; of a feature with several, all of them."""
-    dense = np.asarray(arrays["dense"])
-    columns: dict[str, npt.NDArray[Any]] = {c.name: dense[:, i] for i, c in enumerate(layout.dense)}
-    at = len(layout.dense)
-    for c in layout.dense:
-        if c.indicator:
-            columns[f"{c.name} is missing"] = dense[:, at].round().astype(np.int64)
-            at += 1
-    ids = np.asarray(arrays["ids"])
-    for f in layout.ids:
-        values = ids[:, f.start : f.start + f.width].ravel()
-        columns[f.name] = values[values != PAD].astype(np.int64)
-    return columns
-
-
-def _bins(values: npt.NDArray[Any]) -> Bins:
-    """Deciles of numbers; the most frequent values of categories, and those that say unseen and missing."""
-    if values.dtype.kind in "iu":
-        found, counts = np.unique(values, return_counts=True)
-        top = found[np.argsort(-counts, kind="stable")][:VALUES]
-        return Bins(codes=sorted({*top.tolist(), UNSEEN, MISSING, FIRST}))
-    finite = values[np.isfinite(values)]
-    if not len(finite):
-        return Bins(edges=[])
-    edges = np.unique(np.quantile(finite, np.linspace(0, 1, BINS + 1)[1:-1]))
-    return Bins(edges=[float(e) for e in edges])
-
-
-def _outcome(
-    labels: Floats, scores: Floats | None, members: npt.NDArray[Any], mask: npt.NDArray[np.bool_]
-) -> Outcome | None:
-    """Rate and calibration of some rows, with errors over members; None without a defined row."""
-    rows = mask & ~np.isnan(labels)
-    if not rows.any():
-        return None
-    y, codes = labels[rows], np.unique(members[rows], return_inverse=True)[1]
-    n = np.bincount(codes).astype(float)
-    positives = np.bincount(codes, weights=y)
-    rate = float(y.mean())
-    error = float(np.sqrt(((positives - rate * n) ** 2).sum()) / len(y))
-    if scores is None:
-        return Outcome(len(y), len(n), rate, error)
-    expected = np.bincount(codes, weights=scores[rows])
-    observed, predicted = float(y.sum()), float(expected.sum())
-    if observed <= 0 or predicted <= 0:
-        return Outcome(len(y), len(n), rate, error)
-    # Delta method for the log of a ratio of sums over members.
-    parts = positives / observed - expected / predicted
-    ratio = float(np.log(observed / predicted))
-    return Outcome(len(y), len(n), rate, error, ratio, float(np.sqrt((parts**2).sum())))
