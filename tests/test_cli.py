@@ -19,6 +19,7 @@ import yaml
 
 from memberwise import cli
 from memberwise.cli._app import as_called
+from memberwise.recommender import Recommender
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = {
@@ -152,6 +153,38 @@ def test_rank_says_who_is_new_and_what_the_version_does_not_know(
     assert "1 of 2 items" in said.err
 
 
+def test_similar_items_and_members_by_the_graph(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    encoder = {"dim": 16, "heads": 2, "temporal": None}
+    graph = {"encoder": encoder, "training": {"epochs": 1, "batch_size": 64, "negatives": 8, "workers": 0}}
+    project.write_text(yaml.safe_dump(PROJECT | {"graph": graph}))
+    assert run(monkeypatch, "fit", project) == 0
+    capsys.readouterr()
+    assert run(monkeypatch, "similar", project, "--id", "3", "-k", "4") == 0
+    said = capsys.readouterr().out
+    assert "Most like item 3, by version 000001, as of 2024-01-" in " ".join(said.split())
+    assert run(monkeypatch, "similar", project, "--id", "3", "-k", "4", "--json") == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    rec = Recommender.load(project.parent / "runs/shop/bundles")
+    assert found == rec.similar("item", "3", 4).to_dicts()
+    assert len(found) == 4
+    assert "3" not in [row["id"] for row in found]
+    assert all(f"{row['cosine']:.3f}" in said for row in found)
+    for place in ("bundles", "bundles/current", "bundles/000001"):  # a version needs no project file
+        path = project.parent / "runs/shop" / place
+        assert run(monkeypatch, "similar", path, "--entity", "member", "--id", "17", "--json") == 0
+        assert len(capsys.readouterr().out.splitlines()) == 10
+    for arguments, says in (
+        (("--id", "2 7"), "did you mean '27'"),
+        (("--id", "unheard of"), "name it as the log does"),
+        (("--id", "3", "--entity", "items"), "use member or item"),
+        (("--id", ""), "is not an id"),
+    ):
+        assert run(monkeypatch, "similar", project, *arguments) == 2
+        assert says in capsys.readouterr().err
+
+
 def test_events_that_are_not_newer_are_refused(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -269,8 +302,8 @@ def test_commands_are_listed_in_the_order_in_which_one_needs_them(
     said = capsys.readouterr().out
     names = [line.split()[1] for line in said.splitlines() if line.startswith("│ ") and line[2] != " "]
     assert names[2:] == [
-        "demo", "init", "doctor", "fit", "tune", "evaluate", "rank", "update", "refresh", "replay",
-        "offpolicy", "serve", "follow", "compress", "forget", "schema", "graph", "bundles",
+        "demo", "init", "doctor", "fit", "tune", "evaluate", "rank", "similar", "update", "refresh",
+        "replay", "offpolicy", "serve", "follow", "compress", "forget", "schema", "graph", "bundles",
     ]  # fmt: skip
 
 
@@ -320,6 +353,8 @@ MISTAKES = [
     (("follow", ".", "--source", "nothing", "--once"), "nothing: is not a directory"),
     (("rank", ".", "--member", ""), "is not an id"),
     (("rank", ".", "--member", "3", "--at", "2020-01-01"), "would see its future"),
+    (("similar", ".", "--id", "3"), "add a section graph: {}"),
+    (("similar", "nowhere", "--id", "3"), "nowhere"),
     (("bundles", "rollback", ".", "000009"), "known versions: 000001"),
     (("offpolicy", "events.parquet"), "'reward', 'propensity', 'target' missing"),
     (("graph", "densify", ".", "--output", "g", "--low", "95"), "--low"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -218,10 +219,19 @@ class GraphPart(Part):
             If the id is not in the graph, or its kind has no vectors.
         """
         if entity not in self.lines:
-            raise DataError(f"{entity!r} has no vectors", fix=f"use {' or '.join(self.lines)}")
+            raise DataError(
+                f"{entity!r} has no vectors", where="entity", fix=f"use {' or '.join(self.lines)}"
+            )
         row = int(self.graph.nodes[entity].find(pl.Series([key]))[0])
         if row < 0:
-            raise DataError(f"{key!r} is not a known {entity}")
+            near = _nearest(key, self.graph.nodes[entity].ids)
+            raise DataError(
+                f"{key!r} is not a known {entity}",
+                where="id",
+                fix=f"did you mean {' or '.join(map(repr, near))}?"
+                if near
+                else "name it as the log does; the graph knows whoever had an event or a row of the table",
+            )
         rows, cosines = self._similar[entity].search(row, k)
         return pl.DataFrame({"id": self.graph.nodes[entity].ids[rows.astype(np.int64)], "cosine": cosines})
 
@@ -261,6 +271,15 @@ class _Shown:
     def progress(self, step: int, steps: int, rows: int) -> None:
         """How far it is."""
         self.fitting.progress("graph", step, steps)
+
+
+def _nearest(key: str, ids: pl.Series, most: int = 20_000) -> list[str]:
+    """Up to three ids that a mistyped one may have meant; among many, only those that begin or end alike."""
+    lengths = ids.str.len_chars().cast(pl.Int64)
+    known = ids.filter((lengths - len(key)).abs() <= 2)
+    if len(known) > most:
+        known = known.filter((known.str.head(2) == key[:2]) | (known.str.tail(2) == key[-2:]))
+    return difflib.get_close_matches(key, known.head(most).to_list())
 
 
 def _feature(entity: str) -> str:
