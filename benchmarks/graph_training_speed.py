@@ -161,7 +161,7 @@ class SharedBatches:
     """The same through shared memory; what will be asked for is known, because the fan-out stays."""
 
     def __init__(self, trainer: GraphTrainer) -> None:
-        plan = [r for epoch in range(trainer.epochs) for r in trainer.requests(epoch, 0, trainer.mine)]
+        plan = [r for epoch in range(trainer.epochs) for r in trainer.requests(epoch, 0, trainer.length(epoch))]
         make = _Planned(trainer.feed, tuple(plan))
         self._queue = SharedMemoryQueue(make, len(plan), workers=1, start_method="fork")
         self._batches = iter(self._queue)

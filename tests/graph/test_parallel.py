@@ -1,4 +1,4 @@
-"""Two processes that train one model make the step that one process makes on both batches."""
+"""Two processes that train one model make the steps that one process makes on the batches of both."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ TESTS = Path(__file__).resolve().parent.parent
 
 
 def _moved(folder: Path, rank: int, size: int) -> None:
-    """One step of a process on its own batches, and the weights after it."""
+    """Two steps of a process on its own batches, the second with longer messages, and the weights after them."""
     w = world(communities(), small())
     w.model.eval()
     w.model.input.train()  # so that the id table learns, without dropout
     w.model.input.id_dropout = 0.0
-    config = GraphTrainingConfig(accumulate=2 // size, optimizer_scaling="none")
+    config = GraphTrainingConfig(accumulate=4 // size, optimizer_scaling="none", clip_norm=0.1)
     optimizer = GraphOptimizer(w.model, config, 10, Team(rank, size))
-    for index in range(2):
-        if index % size == rank:
-            arrays = w.feed(32).batch(BatchRequest(4 + 3 * index, 3, 4, 0))
+    for step, fan_out in enumerate((2, 5)):
+        for index in range(rank, 4, size):
+            arrays = w.feed(32).batch(BatchRequest(4 * step + index, fan_out, 4, 0))
             batch = LinkBatch.from_arrays(arrays, w.table.numbers.types)
             optimizer.add(link_loss(w.model, batch, config))
-    assert optimizer.ready
-    optimizer.step(5)
+        assert optimizer.ready
+        optimizer.step(5 + step)
     save_tensors(folder / f"{size}-{rank}.safetensors", w.model.state_dict(), {})
 
 
 @pytest.mark.slow
-def test_two_processes_make_the_step_of_one(tmp_path: Path) -> None:
+def test_two_processes_make_the_steps_of_one(tmp_path: Path) -> None:
     code = (
         "import json, sys; sys.path.insert(0, sys.argv[1]); import torch.distributed as dist\n"
         "from pathlib import Path; from graph.test_parallel import _moved\n"

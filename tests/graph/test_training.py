@@ -120,7 +120,7 @@ class _StopAfter:
             raise _StopError
 
 
-@pytest.mark.parametrize("changes", [{}, {"accumulate": 3, "mlp_init": 1}, {"gradient_steps": 2}])
+@pytest.mark.parametrize("changes", [{}, {"accumulate": 3, "mlp_init": 1.5}, {"gradient_steps": 2}])
 def test_a_stop_and_a_resume_change_nothing(tmp_path: Path, changes: dict[str, Any]) -> None:
     config = {"checkpoint_seconds": 0.0, "patience": 20, **changes}
     whole = _trainer(tmp_path / "whole", **config)
@@ -178,15 +178,17 @@ def test_gathered_gradients_are_those_of_one_large_batch() -> None:
     torch.testing.assert_close(*tables, rtol=1e-5, atol=1e-6)
 
 
-def test_the_first_epochs_of_mlp_init_make_no_query(tmp_path: Path) -> None:
-    trainer = _trainer(tmp_path, epochs=1, mlp_init=1)
+@pytest.mark.parametrize("epochs", [0.5, 1, 1.25])
+def test_the_first_batches_of_mlp_init_make_no_query(tmp_path: Path, epochs: float) -> None:
+    trainer = _trainer(tmp_path, epochs=1, mlp_init=epochs)
     fan_outs: list[int] = []
     real = trainer.feed.queries.tree
     trainer.feed.queries.tree = lambda s, f, *rest: fan_outs.append(f) or real(s, f, *rest)  # type: ignore[method-assign, func-returns-value]
-    trainer.fit()
-    batches = trainer.feed.batches
-    assert fan_outs[: 2 * batches] == [0] * (2 * batches)
-    assert min(fan_outs[2 * batches :]) >= 1
+    position = trainer.fit()
+    batches, alone = trainer.feed.batches, round(epochs * trainer.feed.batches)
+    assert fan_outs[: 2 * alone] == [0] * (2 * alone)  # both towers
+    assert min(fan_outs[2 * alone :]) >= 1
+    assert position.seen == trainer.total_batches == alone + batches
 
 
 def test_validation_always_samples_the_same_number(tmp_path: Path) -> None:

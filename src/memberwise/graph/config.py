@@ -125,7 +125,9 @@ class GraphTrainingConfig(Model):
     adaptive: AdaptiveFanOut | None = Field(
         AdaptiveFanOut(), description="Start with few neighbours; null for the full number from the start."
     )
-    mlp_init: int = Field(0, ge=0, description="Epochs without any neighbours, before the rest.")
+    mlp_init: float = Field(
+        0.0, ge=0, description="Epochs, or a part of one, without any neighbours, before the rest."
+    )
     accumulate: int = Field(1, ge=1, description="Batches whose gradients are summed before an update.")
     optimizer_scaling: Literal["sqrt", "none"] = Field(
         "sqrt", description="How the rate grows with accumulated batches and processes."

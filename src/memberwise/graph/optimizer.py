@@ -60,14 +60,14 @@ class GraphOptimizer:
 
     def step(self, step: int) -> None:
         """Move, and begin anew."""
-        self.team.sum_gradients(self.parameters, self.sparse.tables)
+        own = self.sparse.squared_norm().reshape(1).float()
+        squares = self.team.sum_gradients(self.parameters, self.sparse, own)
         factor = self._factor(step)
         for group in self.dense.param_groups:
             group["lr"] = self.config.lr * factor * self._scale
         self.sparse.lr = self.config.embedding_lr * factor
         grads = [p.grad for p in self.parameters if p.grad is not None]
-        squares = torch.stack(torch._foreach_norm(grads)).square().sum()
-        total = float((squares + self.sparse.squared_norm()).sqrt())
+        total = float((torch.stack(torch._foreach_norm(grads)).square().sum() + squares).sqrt())
         scale = min(1.0, self.config.clip_norm / (total + 1e-6))
         if scale < 1.0:
             torch._foreach_mul_(grads, scale)

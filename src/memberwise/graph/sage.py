@@ -73,16 +73,19 @@ class AttentionAggregator(nn.Module):
         width = d // self.heads
         first, end = span(block.neighbours)
         places = (block.neighbours - first).clamp_min(0).reshape(-1)
-        pairs = self.key_value(states[first:end]).index_select(0, places)
-        keys, values = pairs.view(m, f, 2, self.heads, width).unbind(2)
-        q = self.query(own).view(m, self.heads, width)
-        logits = torch.einsum("mhw,mfhw->mfh", q, keys) / math.sqrt(width)
+        keys, values = (
+            side.index_select(0, places).view(m, f, self.heads, width)
+            for side in self.key_value(states[first:end]).split(d, 1)
+        )
+        q = self.query(own).view(m, 1, self.heads, width) / math.sqrt(width)
+        # A product of a vector and a few others costs as a matrix product several times its arithmetic.
+        logits = (q * keys).sum(-1)
         logits = logits + self.kind(block.kinds) + self.age(age_basis(block.ages))
         logits = logits + block.weights.clamp_min(1e-12).log().unsqueeze(-1)
         mask = block.mask.unsqueeze(-1)
         # A node without neighbours has no softmax: its shares are zero.
         share = torch.softmax(logits.masked_fill(~mask, -1e9), 1) * mask
-        mixed = torch.einsum("mfh,mfhw->mhw", share, values).reshape(m, d)
+        mixed = (share.unsqueeze(-1) * values).sum(1).view(m, d)
         return mixed, share.mean(2)
 
 

@@ -106,8 +106,10 @@ class GraphTrainer:
                 fix="give a longer log, or a smaller training.batch_size",
             )
         self.mine = train.batches // self.team.size  # equally many for every process
-        self.epochs = config.epochs + config.mlp_init
-        self.total_batches = self.epochs * self.mine
+        self.alone = round(config.mlp_init * self.mine)  # batches without neighbours
+        self.first = -(-self.alone // self.mine)  # epoch with neighbours
+        self.epochs = self.first + config.epochs
+        self.total_batches = self.alone + config.epochs * self.mine
         steps = self.total_batches * config.gradient_steps // config.accumulate
         self.optimizer = GraphOptimizer(model, config, steps, self.team)
         self.schedule = FanOutSchedule(config.adaptive, fan_out)
@@ -154,18 +156,24 @@ class GraphTrainer:
 
     def _stretch(self) -> None:
         """Batches up to the next evaluation, which is where the fan-out may change."""
-        end = min((self.at.batch // self.evaluate_every + 1) * self.evaluate_every, self.mine)
+        end = length = self.length(self.at.epoch)
+        if self.at.epoch >= self.first:
+            end = min((self.at.batch // self.evaluate_every + 1) * self.evaluate_every, length)
         self.model.train()
         for arrays in self.supply(self.requests(self.at.epoch, self.at.batch, end)):
             self._train_on(arrays)
             if self.at.batch < end:  # behind the last one stands an evaluation
                 self._maybe_save()
-        if self.at.epoch >= self.config.mlp_init:
+        if self.at.epoch >= self.first:
             self._evaluate()
-        if self.at.batch >= self.mine:
+        if self.at.batch >= length:
             self.at.epoch, self.at.batch = self.at.epoch + 1, 0
             self.at.finished = self.at.finished or self.at.epoch >= self.epochs
         self._maybe_save()
+
+    def length(self, epoch: int) -> int:
+        """Batches of an epoch; of those without neighbours the last may be cut short."""
+        return min(self.mine, self.alone - epoch * self.mine) if epoch < self.first else self.mine
 
     def _ahead(self, requests: Sequence[BatchRequest]) -> Iterator[Arrays]:
         """Batches by threads that work while the model trains; here, if there are none."""
@@ -178,7 +186,7 @@ class GraphTrainer:
         seed, order_seed = np.random.SeedSequence((self.seed, epoch)).generate_state(2)
         order = np.random.default_rng(int(order_seed)).permutation(self.feed.batches)
         mine = order[self.team.rank :: self.team.size][: self.mine]
-        fan_out = 0 if epoch < self.config.mlp_init else self.schedule.now
+        fan_out = 0 if epoch < self.first else self.schedule.now
         return [BatchRequest(int(i), fan_out, self.config.group_size, int(seed)) for i in mine[first:end]]
 
     def _train_on(self, arrays: Arrays) -> None:

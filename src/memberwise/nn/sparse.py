@@ -84,27 +84,40 @@ class SparseOptimizer(ABC):
             Multiplies the gradients (clipping).
         """
         self.steps += 1
-        for table, state, slots in zip(self.tables, self.state, self._slots, strict=True):
-            pairs = [(r, leaf.grad) for r, leaf in table.touched if leaf.grad is not None]
+        for table, state, (rows, grad) in zip(self.tables, self.state, self.summed(), strict=True):
             table.touched.clear()
-            if not pairs:
+            if not len(rows):
                 continue
-            rows = torch.cat([r for r, _ in pairs]) if len(pairs) > 1 else pairs[0][0]
-            grad = torch.cat([g.reshape(-1, table.dim) for _, g in pairs]) if len(pairs) > 1 else pairs[0][1]
-            grad = grad.reshape(-1, table.dim)
             if scale != 1.0:
-                grad = grad * scale
+                grad *= scale
             if table.weight.device.type == "cpu":
-                unique, summed = sum_rows(rows.to(torch.int32).numpy(), grad.contiguous().numpy(), slots)
-                self._update_numba(table, state, unique, summed)
-                self._shrink_rare(table, torch.from_numpy(unique))
+                self._update_numba(table, state, rows.numpy(), grad.numpy())
             else:
-                distinct, place = torch.unique(rows, return_inverse=True)
-                total = torch.zeros(len(distinct), table.dim, device=grad.device)
-                total.index_add_(0, place, grad)
-                real = distinct != 0
-                self._update(table, state, distinct[real].long(), total[real])
-                self._shrink_rare(table, distinct[real].long())
+                self._update(table, state, rows.long(), grad)
+            self._shrink_rare(table, rows.long())
+
+    @torch.no_grad()
+    def summed(self) -> list[tuple[Tensor, Tensor]]:
+        """Of every table the distinct rows of the look-ups since the last step, and the sums of their gradients.
+
+        Row 0 is left out. ``[u] of int32, [u, D]`` for each table, in memory of their own.
+        """
+        return [self._summed(table, slots) for table, slots in zip(self.tables, self._slots, strict=True)]
+
+    def _summed(self, table: FusedEmbedding, slots: I32) -> tuple[Tensor, Tensor]:
+        pairs = [(r, leaf.grad.reshape(-1, table.dim)) for r, leaf in table.touched if leaf.grad is not None]
+        device = table.weight.device
+        if not pairs:
+            return torch.zeros(0, dtype=torch.int32, device=device), table.weight.new_zeros(0, table.dim)
+        rows = torch.cat([r for r, _ in pairs]) if len(pairs) > 1 else pairs[0][0]
+        grad = torch.cat([g for _, g in pairs]) if len(pairs) > 1 else pairs[0][1]
+        if device.type == "cpu":
+            unique, total = sum_rows(rows.to(torch.int32).numpy(), grad.contiguous().numpy(), slots)
+            return torch.from_numpy(unique), torch.from_numpy(total)
+        distinct, place = torch.unique(rows, return_inverse=True)
+        sums = torch.zeros(len(distinct), table.dim, device=device).index_add_(0, place, grad)
+        real = distinct != 0
+        return distinct[real].int(), sums[real]
 
     def _shrink_rare(self, table: FusedEmbedding, rows: Tensor) -> None:
         if self.rare_decay:
