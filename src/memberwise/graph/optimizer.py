@@ -12,13 +12,17 @@ from memberwise.graph.model import GraphModel
 from memberwise.graph.parallel import Team
 from memberwise.nn.sparse import RowwiseAdagrad
 
+BETAS = (0.9, 0.999)
+"""Decay of AdamW's averages per batch."""
+
 
 class GraphOptimizer:
     """Sums gradients over batches and processes, then moves.
 
     Gradients of `accumulate` batches are added on each process before the processes exchange anything: the
-    weights of the processes never differ, and the exchange costs a fraction. A batch grows that many times,
-    so the rate grows with its square root.
+    weights of the processes never differ, and the exchange costs a fraction. A batch grows k times, processes
+    included; with ``optimizer_scaling: sqrt`` the rate of the dense part becomes ``sqrt(k) lr`` and its decays
+    ``beta^k``, so that its averages reach as many examples back as without.
 
     Parameters
     ----------
@@ -33,20 +37,25 @@ class GraphOptimizer:
 
     References
     ----------
-    LiGNN (Borisyuk et al., 2024), section 6.1: local gradient aggregation, 35 % less time.
+    LiGNN (Borisyuk et al., 2024), section 6.1: local gradient aggregation, 35 % less time; Malladi et al.
+    (2022), On the SDEs and scaling rules for adaptive gradient algorithms, definition 4.3.
     """
 
     def __init__(self, model: GraphModel, config: GraphTrainingConfig, total_steps: int, team: Team) -> None:
         self.config, self.total_steps, self.team = config, max(1, total_steps), team
         self.parameters: list[nn.Parameter] = [p for p in model.parameters() if p.requires_grad]
         fused = self.parameters[0].device.type in ("cpu", "cuda")
+        batches = config.accumulate * team.size if config.optimizer_scaling == "sqrt" else 1
+        self._scale = math.sqrt(batches)
         self.dense = torch.optim.AdamW(
-            self.parameters, lr=config.lr, weight_decay=config.weight_decay, fused=fused
+            self.parameters,
+            lr=config.lr,
+            betas=(BETAS[0] ** batches, BETAS[1] ** batches),
+            weight_decay=config.weight_decay,
+            fused=fused,
         )
         self.sparse = RowwiseAdagrad(model.sparse_tables, config.embedding_lr, config.embedding_decay)
         self.gathered = 0
-        batches = config.accumulate * team.size
-        self._scale = math.sqrt(batches) if config.optimizer_scaling == "sqrt" else 1.0
 
     def add(self, loss: Tensor) -> None:
         """Add the gradient of one batch."""
