@@ -23,7 +23,7 @@ TESTS = Path(__file__).resolve().parent.parent
 
 
 def _moved(folder: Path, rank: int, size: int) -> None:
-    """Two steps of a process on its own batches, the second with longer messages, and the weights after them."""
+    """Two steps of a process on its own batches, the second with a longer message, and the weights then."""
     w = world(communities(), small())
     w.model.eval()
     w.model.input.train()  # so that the id table learns, without dropout

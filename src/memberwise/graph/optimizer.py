@@ -21,8 +21,8 @@ class GraphOptimizer:
 
     Gradients of `accumulate` batches are added on each process before the processes exchange anything: the
     weights of the processes never differ, and the exchange costs a fraction. A batch grows k times, processes
-    included; with ``optimizer_scaling: sqrt`` the rate of the dense part becomes ``sqrt(k) lr`` and its decays
-    ``beta^k``, so that its averages reach as many examples back as without.
+    included; with ``optimizer_scaling: sqrt`` the rate of the dense part becomes ``sqrt(k) lr``, and the
+    decays of its averages ``beta^k``: they reach as many examples back as without.
 
     Parameters
     ----------
@@ -37,8 +37,8 @@ class GraphOptimizer:
 
     References
     ----------
-    LiGNN (Borisyuk et al., 2024), section 6.1: local gradient aggregation, 35 % less time; Malladi et al.
-    (2022), On the SDEs and scaling rules for adaptive gradient algorithms, definition 4.3.
+    LiGNN (Borisyuk et al., 2024), section 6.1: local gradient aggregation, 35 % less time. Malladi et al.
+    (2022), On the SDEs and scaling rules for adaptive gradient algorithms: the square-root rule.
     """
 
     def __init__(self, model: GraphModel, config: GraphTrainingConfig, total_steps: int, team: Team) -> None:

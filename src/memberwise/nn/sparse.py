@@ -98,9 +98,9 @@ class SparseOptimizer(ABC):
 
     @torch.no_grad()
     def summed(self) -> list[tuple[Tensor, Tensor]]:
-        """Of every table the distinct rows of the look-ups since the last step, and the sums of their gradients.
+        """The distinct rows looked up since the last step, and the sums of their gradients, of every table.
 
-        Row 0 is left out. ``[u] of int32, [u, D]`` for each table, in memory of their own.
+        Row 0 is left out. ``[u] of int32, [u, D]``, in memory of their own.
         """
         return [self._summed(table, slots) for table, slots in zip(self.tables, self._slots, strict=True)]
 
