@@ -130,9 +130,20 @@ def test_differences_are_paired_and_the_strongest_baseline_is_compared_with(repo
         "low": expected.low,
         "high": expected.high,
     }
-    assert "over trees" in report.headline()
+    lines = report.headline().splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["click", "apply"]
+    assert all(line.endswith("over trees") for line in lines)
+    better = Predictions(  # of the second task alone, the base rate is a better model than the trees
+        p.tasks, p.labels, p.scores | {"trees": p.scores["trees"] * [1, 0] + [0, 0.001]}, p.members, p.time
+    )
+    found = Report.build(better, context=full_context(), draws=20)
+    first, second = found.headline().splitlines()
+    assert (first.split(" over ")[1], second.split(" over ")[1]) == ("trees", "base rate")
+    assert found.to_dict()["baselines"] == {"click": "trees", "apply": "base rate"}
+    page = re.sub(r"<[^>]*>", "", found.html())
+    assert re.search(r"apply: AUC [^;]*; [^;]* over base rate", page)
     chosen = Report.build(p, context=full_context(), baseline="base rate", draws=20)
-    assert chosen.headline().endswith("over base rate")
+    assert all(line.endswith("over base rate") for line in chosen.headline().splitlines())
     with pytest.raises(DataError, match="no baseline 'tree'"):
         Report.build(p, context=full_context(), baseline="tree")
 

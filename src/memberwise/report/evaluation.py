@@ -164,12 +164,11 @@ def time_slices(time: np.ndarray, slices: int = SLICES) -> np.ndarray:
     return np.searchsorted(np.unique(starts), time, side="right")
 
 
-def strongest_baseline(cut: Cut, otherwise: Set[str] = frozenset()) -> str | None:
-    """Name of the baseline with the least log-loss on the first task; None without baselines.
+def strongest_baseline(cut: Cut, task: str, otherwise: Set[str] = frozenset()) -> str | None:
+    """Name of the baseline with the least log-loss on a task; None without baselines.
 
     Models in `otherwise` are no baselines.
     """
-    task = next(iter(cut.rates))
     names = [model for model in cut.differences if model not in otherwise]
     if not names:
         return None

@@ -21,7 +21,7 @@ class Predictions:
     Parameters
     ----------
     tasks : tuple of str
-        Names of the T tasks; the headline is about the first.
+        Names of the T tasks; the first screen of the page is about the first.
     labels : array [n, T]
         0, 1, or ``nan`` where the task is not defined.
     scores : dict of str to array [n, T]

@@ -135,15 +135,16 @@ def cards(report: Report) -> list[Card]:
         report.predictions.models[0],
     )
     values = overall.values[model][task]
+    about = "" if len(report.predictions.tasks) == 1 else f", {task}"
     found = []
     if report.baseline is not None:
         gain = overall.differences[report.baseline][task]
-        found += [_difference_card(name, gain[name], report.baseline) for name in ("auc", "log_loss")]
+        found += [_difference_card(name, gain[name], report.baseline, about) for name in ("auc", "log_loss")]
     within = "ndcg@10" if "ndcg@10" in values else "grouped_auc"
     shown = ["auc", "log_loss", within, "observed_over_expected"]
     found += [
         Card(
-            METRICS[name].label,
+            METRICS[name].label + about,
             text.number(values[name].value, text.digits(values[name])),
             text.bounds(values[name]) or "interval not defined",
             _in_words(values[name].value) if name == "observed_over_expected" else "",
@@ -291,10 +292,10 @@ def as_yaml(config: Any) -> str:
     return yaml.safe_dump(plain(dict(config)), sort_keys=False, allow_unicode=True) if config else ""
 
 
-def _difference_card(name: str, gain: Interval, baseline: str) -> Card:
+def _difference_card(name: str, gain: Interval, baseline: str, about: str) -> Card:
     found = verdict(name, gain)
     return Card(
-        f"{METRICS[name].label} difference",
+        f"{METRICS[name].label} difference{about}",
         text.number(gain.value, text.digits(gain), signed=True),
         f"{text.bounds(gain, signed=True)} from {baseline}".strip(),
         found or "within chance",

@@ -48,8 +48,8 @@ class Report:
         Where they come from.
     evaluation : Evaluation
         Metrics with intervals: all rows, segments, slices of time.
-    baseline : str or None
-        The baseline that the headline compares with.
+    baselines : dict of str or None
+        By task: the baseline that the headline compares with.
     draws : int
         Bootstrap draws of members behind the intervals.
     """
@@ -57,7 +57,7 @@ class Report:
     predictions: Predictions
     context: ReportContext
     evaluation: Evaluation
-    baseline: str | None
+    baselines: Mapping[str, str | None]
     draws: int
 
     @classmethod
@@ -79,8 +79,8 @@ class Report:
         context : ReportContext
             Where they come from.
         baseline : str, optional
-            The model that the headline compares with; the strongest one (least log-loss on the first
-            task) if not given.
+            The model that the headline compares with; the strongest one of each task (least log-loss) if
+            not given.
         draws : int
             Bootstrap draws of members.
         seed : int
@@ -101,8 +101,16 @@ class Report:
                 f"no baseline '{baseline}'", where="report", fix=f"one of {', '.join(predictions.models[1:])}"
             )
         evaluation = evaluate(predictions, draws=draws, seed=seed)
-        baseline = baseline or strongest_baseline(evaluation.overall, predictions.otherwise)
-        return cls(predictions, context, evaluation, baseline, draws)
+        baselines = {
+            task: baseline or strongest_baseline(evaluation.overall, task, predictions.otherwise)
+            for task in predictions.tasks
+        }
+        return cls(predictions, context, evaluation, baselines, draws)
+
+    @property
+    def baseline(self) -> str | None:
+        """What tables of all tasks compare with: the baseline of the first."""
+        return self.baselines[self.predictions.tasks[0]]
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -132,14 +140,16 @@ class Report:
         return [warning for warning in found if warning]
 
     def headline(self) -> str:
-        """Say the answer in one line: AUC of the first task, and the gain over the baseline."""
-        task, model = self.predictions.tasks[0], self.predictions.models[0]
-        overall = self.evaluation.overall
+        """Say the answer in a line for each task: AUC, and the gain over the baseline."""
+        return "\n".join(map(self._headline, self.predictions.tasks))
+
+    def _headline(self, task: str) -> str:
+        overall, model, baseline = self.evaluation.overall, self.predictions.models[0], self.baselines[task]
         line = f"{task}: AUC {text.interval(overall.values[model][task]['auc'])}"
-        if self.baseline is None:
+        if baseline is None:
             return line
-        gain = overall.differences[self.baseline][task]["auc"]
-        return f"{line}; {text.interval(gain, signed=True)} over {self.baseline}"
+        gain = overall.differences[baseline][task]["auc"]
+        return f"{line}; {text.interval(gain, signed=True)} over {baseline}"
 
     def subject(self) -> str:
         """Say in one line which version was judged, on which rows."""
@@ -184,6 +194,7 @@ class Report:
             "models": list(self.predictions.models),
             "tasks": list(self.predictions.tasks),
             "baseline": self.baseline,
+            "baselines": dict(self.baselines),
             "draws": self.draws,
             "metrics": self.metrics,
             "differences": self.differences,
