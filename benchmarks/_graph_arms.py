@@ -106,16 +106,28 @@ def fitted(
     config = EncoderConfig(**(PLAIN | arm.encoder))
     training = GraphTrainingConfig(**(TRAINING | ({"epochs": epochs} if epochs else {})))
     min_count = config.ids.min_count if config.ids is not None else 1
-    ids = known_ids(log.graph, log.train_end, min_count)
+    ids = known_ids(log.graph, log.valid_end, min_count)
+    then = known_ids(log.graph, log.train_end, min_count).known.keys
     around = Neighbourhood(**({"fan_out": 20} | arm.around))
     encoder = GraphEncoder.new(graph, (log.relation,), config, around, ids, seed)
     queries = encoder.queries(graph, training=True)
+    strangers = queries.knowing(ids.only(then))
     train, valid = log.records.between(0, log.train_end), log.records.between(log.train_end, log.valid_end)
     train = train.take(slice(max(0, len(train) - TRAINED), len(train)))
-    feeds = [LinkFeed(queries, r, training.batch_size, training.negatives) for r in (train, valid)]
+    feeds, newest = (
+        [LinkFeed(q, r, training.batch_size, training.negatives) for r in (train, valid)]
+        for q in (strangers, queries)
+    )
     with tempfile.TemporaryDirectory() as run:
         trainer = GraphTrainer(
-            encoder.model, *feeds, training, around.fan_out, cold(log), Path(run), seed=seed
+            encoder.model,
+            *feeds,
+            training,
+            around.fan_out,
+            cold(log),
+            Path(run),
+            seed=seed,
+            newest=newest[1],
         )
         trainer.fit()
     return encoder, graph, trainer.records

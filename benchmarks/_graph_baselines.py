@@ -2,7 +2,7 @@
 
 All know members as of the moment of the question where they can: popularity counts up to the slice's start,
 "last time" reads the member's past, ALS solves for the member anew. BPR and LightGCN cannot, and know members
-and items as of the end of train.
+and items as of the end of valid, up to which the encoders learn too.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def last_time(log: Log, seed: int) -> Scores:
 
 
 def _matrix(log: Log) -> sparse.csr_matrix:
-    train = log.records.between(0, log.train_end)
+    train = log.records.between(0, log.valid_end)
     shape = log.graph.count("member"), log.graph.count("item")
     ones = np.ones(len(train), np.float32)
     matrix = sparse.csr_matrix((ones, (train.sources, train.destinations)), shape)

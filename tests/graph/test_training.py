@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -40,14 +41,15 @@ def _settings(**changes: Any) -> GraphTrainingConfig:
     return GraphTrainingConfig(**(values | changes))
 
 
-def _trainer(run: Path, w: World | None = None, **changes: Any) -> GraphTrainer:
+def _trainer(run: Path, w: World | None = None, final: bool = False, **changes: Any) -> GraphTrainer:
     w = w or world(communities(), small())
     cut, n = int(w.records.times[400]), len(w.records)
     train, valid = w.records.take(slice(0, 400)), w.records.take(slice(400, n))
     degrees = [w.graph.adjacency[e].degrees(cut) for e in (RATES, ("item", "rev_rates", "member"))]
     config = _settings(**changes)
-    feeds = (w.feed(config.batch_size, config.negatives, r) for r in (train, valid))
-    return GraphTrainer(w.model, *feeds, config, 5, ColdNodes.of(*degrees), run, seed=3)
+    feeds = [w.feed(config.batch_size, config.negatives, r) for r in (train, valid)]
+    newest = feeds[1] if final else None
+    return GraphTrainer(w.model, *feeds, config, 5, ColdNodes.of(*degrees), run, seed=3, newest=newest)
 
 
 def _weights(trainer: GraphTrainer) -> dict[str, torch.Tensor]:
@@ -120,13 +122,24 @@ class _StopAfter:
             raise _StopError
 
 
-@pytest.mark.parametrize("changes", [{}, {"accumulate": 3, "mlp_init": 1.5}, {"gradient_steps": 2}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"accumulate": 3, "mlp_init": 1.5},
+        {"gradient_steps": 2},
+        {"final": True},
+        {"final": True, "epochs": 2, "accumulate": 3},
+    ],
+)
 def test_a_stop_and_a_resume_change_nothing(tmp_path: Path, changes: dict[str, Any]) -> None:
     config = {"checkpoint_seconds": 0.0, "patience": 20, **changes}
     whole = _trainer(tmp_path / "whole", **config)
     whole.fit()
-    for stop in (8, 21):
+    for stop in (8, 21, 44):
         part = _trainer(tmp_path / "part", **config)
+        if stop > part.total_batches + part.final_batches:
+            continue
         part.run.watchers.append(_StopAfter(stop))
         with pytest.raises(_StopError):
             part.fit(resume=True)
@@ -134,9 +147,44 @@ def test_a_stop_and_a_resume_change_nothing(tmp_path: Path, changes: dict[str, A
     rest.fit(resume=True)
     for name, value in _weights(whole).items():
         assert torch.equal(value, rest.model.state_dict()[name]), name
-    assert [r["auc"] for r in whole.records] == [r["auc"] for r in rest.records]
+    told = [[r.get("auc", r["train_loss"]) for r in t.records] for t in (whole, rest)]
+    assert told[0] == told[1]
     log = [json.loads(line) for line in (tmp_path / "part" / "log.jsonl").read_text().splitlines()]
     assert [r["step"] for r in log] == [r["step"] for r in whole.records]
+
+
+def test_in_the_end_the_best_weights_learn_the_newest_events(tmp_path: Path) -> None:
+    without, with_them = _trainer(tmp_path / "0"), _trainer(tmp_path / "1", final=True, final_passes=2)
+    seen: list[tuple[int, int]] = []
+    assert with_them.newest is not None
+    real = with_them.newest.batch
+    validating: list[int] = []
+    with_them.newest = copy.copy(with_them.newest)
+    with_them.newest.batch = lambda r: seen.append((r.index, r.fan_out)) or real(r)  # type: ignore[method-assign, func-returns-value]
+    real_valid = with_them.valid.batch
+    with_them.valid.batch = lambda r: validating.append(len(seen)) or real_valid(r)  # type: ignore[method-assign, func-returns-value]
+    for trainer in (without, with_them):
+        trainer.fit()
+    batches = with_them.valid.batches
+    assert [sorted(seen[i * batches : (i + 1) * batches]) for i in (0, 1)] == [
+        [(i, 5) for i in range(batches)]
+    ] * 2
+    assert not any(validating)  # nothing that was learned from is validated on afterwards
+    assert [r["final_pass"] for r in with_them.records if "final_pass" in r] == [1, 2]
+    assert without.run.best_weights().keys() == with_them.run.best_weights().keys()
+    best = with_them.run.best_weights()
+    for name, value in _weights(without).items():
+        assert torch.equal(value, best[name]), name  # until then nothing is different
+    ends = [
+        np.mean([link_loss(t.model.eval(), _batch(without, i), t.config).item() for i in range(batches)])
+        for t in (without, with_them)
+    ]
+    assert ends[1] < ends[0]
+
+
+def _batch(trainer: GraphTrainer, index: int) -> LinkBatch:
+    arrays = trainer.valid.batch(BatchRequest(index, 5, 1, 0))
+    return LinkBatch.from_arrays(arrays, trainer.feed.queries.table.numbers.types)
 
 
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:

@@ -147,6 +147,9 @@ class GraphTrainingConfig(Model):
         "mrr", description="Of valid: auc against all destinations alike, mrr against those of the batch too."
     )
     patience: int = Field(3, ge=1, description="Evaluations without a better metric before it stops.")
+    final_passes: int = Field(
+        2, ge=0, description="In the end, over the newest events too, which until then decide when it stops."
+    )
     checkpoint_seconds: float = Field(60.0, ge=0)
     workers: int = Field(1, ge=0, description="Samplers that work ahead; 0 for none.")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")

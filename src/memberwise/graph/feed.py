@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ import numpy.typing as npt
 from memberwise.graph.config import EncoderConfig
 from memberwise.graph.degrees import CROWD, WINDOWS, crowds, degrees
 from memberwise.graph.link_batch import narrow
+from memberwise.graph.node_input import IdRows
 from memberwise.graph.node_table import NodeTable
 from memberwise.graph.queries import Level, ages, distinct, layer_blocks, levels
 from memberwise.graph.records import Records, grouped
@@ -84,6 +86,12 @@ class QueryMaker:
         self.graph, self.sampler, self.table = graph, sampler, table
         self.config, self.kinds, self.acts, self.even = config, kinds, acts, even
         self._newest = NeighbourSampler(graph, SamplingConfig(rule=Rule(draw="last")))
+
+    def knowing(self, rows: IdRows) -> QueryMaker:
+        """The same queries with other ids known."""
+        other = copy.copy(self)
+        other.table = self.table.knowing(self.graph, rows)
+        return other
 
     def arrays(
         self,

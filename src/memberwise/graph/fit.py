@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from memberwise.graph.config import IdConfig
 from memberwise.graph.encoder import GraphEncoder
 from memberwise.graph.evaluation import ColdNodes
 from memberwise.graph.feed import LinkFeed
@@ -69,14 +70,17 @@ def fit_encoder(
     train, valid = past.take(slice(0, cut)), past.take(slice(cut, len(past)))
     learned = int(past.times[cut]) if len(past) else before
     weights, order = (int(s.generate_state(1)[0]) for s in np.random.SeedSequence(seed).spawn(2))
-    ids = known_ids(graph, learned, config)
+    final = config.training.final_passes > 0
+    ids = known_ids(graph, before if final else learned, config)
     encoder = GraphEncoder.new(graph, relations, config.encoder, config.neighbourhood, ids, weights)
     queries = encoder.queries(graph, training=True)
+    # Ids that became known in valid are strangers there, as those of the future will be.
+    then = queries.knowing(ids.only(hashes_of(graph, learned, config.encoder.ids)))
     size, negatives = config.training.batch_size, config.training.negatives
     trainer = GraphTrainer(
         encoder.model,
-        LinkFeed(queries, train, size, negatives),
-        LinkFeed(queries, valid, size, negatives),
+        LinkFeed(then, train, size, negatives),
+        LinkFeed(then, valid, size, negatives),
         config.training,
         config.neighbourhood.fan_out,
         cold_nodes(graph, relations[0][0], relations[0][2], learned),
@@ -84,6 +88,7 @@ def fit_encoder(
         seed=order,
         identity=f"{graph!r} before {before}",
         watchers=watchers,
+        newest=LinkFeed(queries, valid, size, negatives) if final else None,
     )
     trainer.fit(resume)
     encoder.model.to("cpu").eval()
@@ -93,14 +98,19 @@ def fit_encoder(
 def known_ids(graph: HeteroGraph, before: int, config: GraphConfig) -> IdRows:
     """The ids with enough edges before a moment."""
     ids = config.encoder.ids
+    known = hashes_of(graph, before, ids)
+    buckets = (ids.buckets if ids is not None else None) or max(16, 2 * len(known))
+    return IdRows(len(graph.node_types), buckets, ids.hashes if ids is not None else 1, known)
+
+
+def hashes_of(graph: HeteroGraph, before: int, ids: IdConfig | None) -> npt.NDArray[np.uint64]:
+    """Hashed ids of the nodes with enough edges before a moment; none if ids have no embeddings."""
     found = [np.zeros(0, np.uint64)]
     if ids is not None:
         for node_type in graph.node_types:
             degrees = total_degrees(graph, node_type, before)
             found.append(frequent(typed_hashes(graph.nodes[node_type]), degrees, ids.min_count))
-    known = np.concatenate(found)
-    buckets = (ids.buckets if ids is not None else None) or max(16, 2 * len(known))
-    return IdRows(len(graph.node_types), buckets, ids.hashes if ids is not None else 1, known)
+    return np.concatenate(found)
 
 
 def total_degrees(graph: HeteroGraph, node_type: str, before: int) -> npt.NDArray[np.int32]:

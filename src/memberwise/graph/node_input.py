@@ -42,6 +42,10 @@ class IdRows:
         self.types, self.buckets, self.hashes = types, buckets, hashes
         self.known = HashIndex(np.unique(known))
 
+    def only(self, known: U64) -> IdRows:
+        """The same rows for other ids."""
+        return IdRows(self.types, self.buckets, self.hashes, known)
+
     @property
     def sizes(self) -> dict[str, int]:
         """Tables for `FusedEmbedding`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -41,15 +41,18 @@ class NodeTable:
     def of(cls, graph: HeteroGraph, rows: IdRows | None) -> NodeTable:
         """Read a graph."""
         numbers = NodeNumbers.of({t: graph.count(t) for t in graph.node_types})
-        ids = np.zeros((numbers.total, 1), np.int32)
-        if rows is not None:
-            parts = [
-                rows.of(typed_hashes(graph.nodes[t]), np.full(graph.count(t), i))
-                for i, t in enumerate(numbers.types)
-            ]
-            ids = np.concatenate(parts)
         found = {t: feature_matrix(graph.nodes[t]) for t in numbers.types}
-        return cls(numbers, ids, {t: x for t, x in found.items() if x.shape[1]})
+        ids = np.zeros((numbers.total, 1), np.int32)
+        table = cls(numbers, ids, {t: x for t, x in found.items() if x.shape[1]})
+        return table if rows is None else table.knowing(graph, rows)
+
+    def knowing(self, graph: HeteroGraph, rows: IdRows) -> NodeTable:
+        """The same inputs with other ids known."""
+        parts = [
+            rows.of(typed_hashes(graph.nodes[t]), np.full(graph.count(t), i))
+            for i, t in enumerate(self.numbers.types)
+        ]
+        return replace(self, ids=np.concatenate(parts))
 
     @property
     def widths(self) -> dict[str, int]:

@@ -31,9 +31,11 @@ class GraphOptimizer:
     config
         Rates, warm-up, clipping, accumulation.
     total_steps
-        Updates of the whole training.
+        Updates until the training stops at the latest.
     team
         The processes.
+    final_steps
+        Updates behind them, on the newest events.
 
     References
     ----------
@@ -41,8 +43,16 @@ class GraphOptimizer:
     (2022), On the SDEs and scaling rules for adaptive gradient algorithms: the square-root rule.
     """
 
-    def __init__(self, model: GraphModel, config: GraphTrainingConfig, total_steps: int, team: Team) -> None:
+    def __init__(
+        self,
+        model: GraphModel,
+        config: GraphTrainingConfig,
+        total_steps: int,
+        team: Team,
+        final_steps: int = 0,
+    ) -> None:
         self.config, self.total_steps, self.team = config, max(1, total_steps), team
+        self.final_steps = final_steps
         self.parameters: list[nn.Parameter] = [p for p in model.parameters() if p.requires_grad]
         fused = self.parameters[0].device.type in ("cpu", "cuda")
         batches = config.accumulate * team.size if config.optimizer_scaling == "sqrt" else 1
@@ -86,11 +96,19 @@ class GraphOptimizer:
         self.gathered = 0
 
     def _factor(self, step: int) -> float:
-        """Linear warm-up, then a linear way down to a tenth."""
+        """Linear warm-up, then a linear way down to a tenth; the same way down for the final steps."""
+        if step >= self.total_steps:
+            return 1.0 - 0.9 * (step - self.total_steps) / max(1, self.final_steps)
         first = max(1, round(self.config.warmup * self.total_steps))
         if step < first:
             return (step + 1) / first
         return 1.0 - 0.9 * min(1.0, (step - first) / max(1, self.total_steps - first))
+
+    def drop(self) -> None:
+        """Forget what was gathered since the last step."""
+        self.dense.zero_grad(set_to_none=True)
+        self.sparse.zero_grad()
+        self.gathered = 0
 
     # -- state, for exact resume ------------------------------------------------------------------
 

@@ -46,6 +46,8 @@ class Position:
     best_step: int = 0
     since_best: int = 0
     finished: bool = False
+    final: int = 0
+    """Batches of the newest events."""
     losses: list[float] = field(default_factory=list)
     """Of the batches since the last evaluation."""
 
@@ -77,6 +79,9 @@ class GraphTrainer:
         Where batches come from; default: threads that work ahead.
     team
         Processes that train together; default: those of `torch.distributed`.
+    newest
+        The records of `valid` once more, with queries that know their ids: when they have decided when to
+        stop, the best weights learn from them too, in `final_passes`. None to leave that out.
     """
 
     def __init__(
@@ -93,6 +98,7 @@ class GraphTrainer:
         watchers: Sequence[Watcher] = (),
         supply: Supply | None = None,
         team: Team | None = None,
+        newest: LinkFeed | None = None,
     ) -> None:
         self.device = choose_device(config.device, "graph.training.device")
         self.model, self.feed, self.valid = model.to(self.device), train, valid
@@ -110,8 +116,13 @@ class GraphTrainer:
         self.first = -(-self.alone // self.mine)  # epoch with neighbours
         self.epochs = self.first + config.epochs
         self.total_batches = self.alone + config.epochs * self.mine
-        steps = self.total_batches * config.gradient_steps // config.accumulate
-        self.optimizer = GraphOptimizer(model, config, steps, self.team)
+        self.newest = newest
+        self.newest_mine = newest.batches // self.team.size if newest is not None else 0
+        self.final_batches = config.final_passes * self.newest_mine
+        steps, final = (
+            n * config.gradient_steps // config.accumulate for n in (self.total_batches, self.final_batches)
+        )
+        self.optimizer = GraphOptimizer(model, config, steps, self.team, final)
         self.schedule = FanOutSchedule(config.adaptive, fan_out)
         self.evaluate_every = max(1, -(-self.mine // config.evaluations_per_epoch))
         wanted = -(-config.evaluation_events // valid.batch_size)
@@ -135,7 +146,8 @@ class GraphTrainer:
     # -- the loop ---------------------------------------------------------------------------------
 
     def fit(self, resume: bool = False) -> Position:
-        """Train until the epochs are over or validation stops getting better, then restore the best weights.
+        """Train until the epochs are over or validation stops getting better, then restore the best weights
+        and let them learn the newest events.
 
         Parameters
         ----------
@@ -148,10 +160,13 @@ class GraphTrainer:
             torch.manual_seed(self.seed + self.team.rank)
         while not self.at.finished:
             self._stretch()
-        self._save()
-        if self.team.size > 1:
-            torch.distributed.barrier()
-        self.model.load_state_dict(self.run.best_weights())
+        if not self.at.final:
+            self._save()
+            if self.team.size > 1:
+                torch.distributed.barrier()
+            self.model.load_state_dict(self.run.best_weights())
+        while self.newest is not None and self.at.final < self.final_batches:
+            self._final_pass(self.newest)
         return self.at
 
     def _stretch(self) -> None:
@@ -162,6 +177,7 @@ class GraphTrainer:
         self.model.train()
         for arrays in self.supply(self.requests(self.at.epoch, self.at.batch, end)):
             self._train_on(arrays)
+            self.at.batch += 1
             if self.at.batch < end:  # behind the last one stands an evaluation
                 self._maybe_save()
         if self.at.epoch >= self.first:
@@ -175,19 +191,46 @@ class GraphTrainer:
         """Batches of an epoch; of those without neighbours the last may be cut short."""
         return min(self.mine, self.alone - epoch * self.mine) if epoch < self.first else self.mine
 
-    def _ahead(self, requests: Sequence[BatchRequest]) -> Iterator[Arrays]:
+    def _final_pass(self, newest: LinkFeed) -> None:
+        """The newest events once, from where it stopped."""
+        if not self.at.final:  # gradients of other weights
+            self.optimizer.drop()
+        done, first = divmod(self.at.final, self.newest_mine)
+        order = self._order(self.epochs + done, newest.batches, self.newest_mine, self.fan_out)
+        self.model.train()
+        for arrays in self._ahead(order[first:], newest):
+            self._train_on(arrays)
+            self.at.final += 1
+            self._maybe_save()
+        self._record(final_pass=done + 1)
+        self._save()
+
+    def _ahead(self, requests: Sequence[BatchRequest], feed: LinkFeed | None = None) -> Iterator[Arrays]:
         """Batches by threads that work while the model trains; here, if there are none."""
+        make = (feed or self.feed).batch
         if not self.config.workers:
-            return map(self.feed.batch, requests)
-        return iter(ThreadQueue(lambda i: self.feed.batch(requests[i]), len(requests), self.config.workers))
+            return map(make, requests)
+        return iter(ThreadQueue(lambda i: make(requests[i]), len(requests), self.config.workers))
 
     def requests(self, epoch: int, first: int, end: int) -> list[BatchRequest]:
         """What this process asks for in an epoch, by the seed, the position and the fan-out of now alone."""
-        seed, order_seed = np.random.SeedSequence((self.seed, epoch)).generate_state(2)
-        order = np.random.default_rng(int(order_seed)).permutation(self.feed.batches)
-        mine = order[self.team.rank :: self.team.size][: self.mine]
         fan_out = 0 if epoch < self.first else self.schedule.now
-        return [BatchRequest(int(i), fan_out, self.config.group_size, int(seed)) for i in mine[first:end]]
+        return self._order(epoch, self.feed.batches, self.mine, fan_out)[first:end]
+
+    def _order(self, epoch: int, batches: int, mine: int, fan_out: int) -> list[BatchRequest]:
+        """An epoch's requests of this process."""
+        seed, order_seed = np.random.SeedSequence((self.seed, epoch)).generate_state(2)
+        order = np.random.default_rng(int(order_seed)).permutation(batches)
+        chosen = order[self.team.rank :: self.team.size][:mine]
+        return [BatchRequest(int(i), fan_out, self.config.group_size, int(seed)) for i in chosen]
+
+    @property
+    def _place(self) -> int:
+        """Of the next update on the schedule of rates."""
+        if not self.at.finished:
+            return self.at.step
+        done = self.at.final * self.config.gradient_steps // self.config.accumulate
+        return self.optimizer.total_steps + done
 
     def _train_on(self, arrays: Arrays) -> None:
         batch = LinkBatch.from_arrays(arrays, self.feed.queries.table.numbers.types).to(self.device)
@@ -208,11 +251,10 @@ class GraphTrainer:
             self.at.losses.append(value)
             self.optimizer.add(loss)
             if self.optimizer.ready:
-                self.optimizer.step(self.at.step)
+                self.optimizer.step(self._place)
                 self.at.step += 1
-        self.at.batch += 1
         self.at.seen += 1
-        self.run.progress(self.at.seen, self.total_batches, len(batch))
+        self.run.progress(self.at.seen, self.total_batches + self.final_batches, len(batch))
 
     def _evaluate(self) -> None:
         values = link_metrics(
