@@ -18,6 +18,7 @@ from sklearn.model_selection import RepeatedStratifiedKFold, cross_val_score
 
 from memberwise.bayes import EmpiricalBayesClassifier, SparseMeans
 from memberwise.bayes.two_sample import compare, empirical_null
+from memberwise.ranking.progress import ProgressBar
 
 
 def load() -> tuple[np.ndarray, np.ndarray]:
@@ -72,7 +73,8 @@ def main(arguments: list[str] | None = None) -> None:
 
     # Correlated genes widen the null: z in units of its own spread is what the prior should explain.
     z = two.z / spread
-    model = SparseMeans().fit(z)
+    with ProgressBar() as bar:
+        model = SparseMeans().fit(z, progress=bar.stage)
     draw(z, model, out / "z_values.svg")
     print(f"fitted prior: {model.prior_.null_weight:.0%} of genes make no difference; {out / 'z_values.svg'}")
 

@@ -289,3 +289,14 @@ class TestBadInput:
             EmpiricalBayesClassifier().fit(X, y)
         with pytest.raises(ConfigError):
             EmpiricalBayesClassifier(covariance="full").fit(np.ones((4, 2)), [0, 1, 0, 1])
+
+
+@pytest.mark.parametrize(("covariance", "steps"), [("auto", 3 * 7), ("independent", 3)])
+def test_a_fit_tells_how_far_it_is(covariance: str, steps: int):
+    rng = np.random.default_rng(0)
+    y = np.arange(30) % 3
+    X = rng.normal(size=(30, 40)) + 2.0 * (np.arange(40) % 3 == y[:, None])
+    told: list[tuple[str, int, int]] = []
+    model = EmpiricalBayesClassifier(covariance=covariance, cv=3)
+    model.fit(X, y, progress=lambda *how_far: told.append(how_far))
+    assert told == [("classifier", k, steps) for k in range(steps + 1)]

@@ -1,10 +1,13 @@
 """The variational mixture against its bound and brute force; the NPMLE by certificate; shards; bad input."""
 
+import io
 import subprocess
+from itertools import pairwise
 from shutil import which
 
 import numpy as np
 import pytest
+from rich.console import Console
 from scipy.integrate import quad
 from scipy.special import betaln, psi, softmax, xlogy
 from scipy.stats import norm
@@ -23,7 +26,9 @@ from memberwise.bayes.dirichlet_mixture import (
 from memberwise.bayes.mixture_kernels import exponentials
 from memberwise.bayes.normal_means import Points, summarise
 from memberwise.bayes.npmle import _quadratic_step, npmle
+from memberwise.bayes.progress import Converging
 from memberwise.errors import BundleError, ConfigError
+from memberwise.ranking.progress import ProgressBar
 
 
 def observations(p=3000, s=60, size=4.0, seed=0):
@@ -318,3 +323,32 @@ def test_settings_that_cannot_be_are_refused(wrong):
 def test_one_observation_and_equal_observations(method):
     for x in ([3.0], [2.0, 2.0, 2.0], np.zeros(5)):
         assert np.isfinite(SparseMeans(method=method).fit(x).posterior_mean(x)).all()
+
+
+@pytest.mark.parametrize("settings", [{"n_restarts": 2}, {"method": "npmle"}, {"init": "uniform"}])
+def test_a_fit_tells_how_far_it_is(settings):
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal(3000) + np.where(np.arange(3000) < 60, rng.uniform(3, 7, 3000), 0.0)
+    told: list[tuple[str, int, int]] = []
+    model = SparseMeans(**settings).fit(x, progress=lambda *how_far: told.append(how_far))
+    done = [k for _, k, _ in told]
+    runs = settings.get("n_restarts", 0) + 1
+    assert {(what, of) for what, _, of in told} == {("sparse means", 100 * runs)}
+    assert done[0] == 0
+    assert done[-1] == 100 * runs
+    assert all(b > a for a, b in pairwise(done))
+    assert len(done) > 4 * runs  # it moves on the way, and not only at the ends
+    assert model.prior_.weights.tobytes() == SparseMeans(**settings).fit(x).prior_.weights.tobytes()
+    with ProgressBar(Console(file=io.StringIO())) as bar:
+        SparseMeans(**settings).fit(x, progress=bar.stage)
+
+
+def test_gains_that_shrink_by_one_factor_are_told_evenly():
+    told: list[int] = []
+    far = Converging(lambda what, done, of: told.append(done), "x")
+    for k in range(11):
+        far.gained(2.0**-k, 2.0**-10)
+    far.gained(1.0, 2.0**-10)  # a gain that is larger again takes nothing back
+    far.gained(0.0, 0.0)
+    far.ended()
+    assert told == [0, *range(10, 100, 10), 100]

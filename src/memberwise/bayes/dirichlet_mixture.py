@@ -9,6 +9,7 @@ Truncated at T clusters, with q = prod Beta(V_t) prod [p_t delta_0 + (1 - p_t) N
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -191,6 +192,7 @@ class Fit:
 def fit_mixture(
     shards: list[Points], start: Statistics, base: BaseMeasure, *,
     learn: tuple[str, ...] = (), tol: float = 1e-8, min_iter: int = 15, max_iter: int = 1000,
+    gained: Callable[[float, float], None] = lambda gain, limit: None,
 ) -> Fit:  # fmt: skip
     """Sweep until the bound gains less than ``tol`` per observation.
 
@@ -206,6 +208,8 @@ def fit_mixture(
         Which of them to learn.
     tol, min_iter, max_iter
         When to stop.
+    gained
+        Told the gain of every sweep but the first, and below which gain the sweeps stop.
     """
     statistics, constant = start, data_constant(shards)
     n = sum(points.total for points in shards)
@@ -217,4 +221,6 @@ def fit_mixture(
         bounds.append(lower_bound(clusters, statistics, base, constant))
         if sweep >= min_iter and bounds[-1] - bounds[-2] < tol * n:
             return Fit(clusters, statistics, base, tuple(bounds), True)
+        if sweep:
+            gained(bounds[-1] - bounds[-2], tol * n)
     return Fit(clusters, statistics, base, tuple(bounds), False)

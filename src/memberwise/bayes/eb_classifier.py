@@ -26,6 +26,7 @@ from memberwise.bayes.linear_rules import (
 )
 from memberwise.bayes.mixture_prior import MixturePrior
 from memberwise.bayes.persistence import read_arrays, write_arrays
+from memberwise.bayes.progress import Counted, Progress, quiet
 from memberwise.bayes.sparse_means import SparseMeans
 from memberwise.bayes.two_sample import GUARD, TwoSample, compare, empirical_null
 from memberwise.errors import ConfigError
@@ -33,6 +34,7 @@ from memberwise.errors import ConfigError
 _FAMILIES = ("shrinkage", "centroids", "independent", "selected")
 _CANDIDATES = _FAMILIES[:3]
 _MARGIN = 2.0
+_STAGE = "classifier"
 _SIZES = (5, 10, 20, 50, 100, 200, 500, 1000, 2000)
 
 
@@ -136,7 +138,7 @@ class EmpiricalBayesClassifier(ClassifierMixin, BaseEstimator):
         tags.input_tags.sparse = True
         return tags
 
-    def fit(self, X: Any, y: npt.ArrayLike) -> Self:
+    def fit(self, X: Any, y: npt.ArrayLike, *, progress: Progress = quiet) -> Self:
         """Learn the prior, the estimates and the rule.
 
         Parameters
@@ -145,6 +147,8 @@ class EmpiricalBayesClassifier(ClassifierMixin, BaseEstimator):
             Samples.
         y : [n]
             At least two classes.
+        progress
+            Sees the fit go by, as that of ``ProgressBar.stage``: a step for every prior that is learned.
 
         Raises
         ------
@@ -164,7 +168,9 @@ class EmpiricalBayesClassifier(ClassifierMixin, BaseEstimator):
         scale[scale <= 1e-12 * np.maximum(1.0, np.abs(centre))] = 1.0
         standard = (samples - centre) / scale
         targets = self.classes_[1:] if self.classes_.size == 2 else self.classes_
-        found = [self._fit_one(standard, labels == target) for target in targets]
+        steps = [1 + self._folds(labels == target) * self.n_repeats for target in targets]
+        told = Counted(progress, _STAGE, sum(steps))
+        found = [self._fit_one(standard, labels == target, told) for target in targets]
         self.coef_ = np.stack([coef for coef, _, _, _ in found]) / scale
         self.intercept_ = np.array([intercept for _, intercept, _, _ in found]) - self.coef_ @ centre
         self.rule_ = [name for _, _, name, _ in found]
@@ -202,13 +208,16 @@ class EmpiricalBayesClassifier(ClassifierMixin, BaseEstimator):
 
     # --- one class against the rest -----------------------------------------------------------
 
-    def _fit_one(self, X: FloatArray, positive: BoolArray) -> tuple[FloatArray, float, str, Estimate]:
+    def _fit_one(
+        self, X: FloatArray, positive: BoolArray, told: Counted
+    ) -> tuple[FloatArray, float, str, Estimate]:
         """Return weights, constant, family and estimate of one binary rule."""
         estimate = self._estimate(X, positive)
+        told.step()
         names = _CANDIDATES if self.covariance == "auto" else (self.covariance,)
         name, row = names[0], 0
-        if self.covariance not in ("independent", "shrinkage"):
-            name, row = self._select(X, positive, names)
+        if self._tuned:
+            name, row = self._select(X, positive, names, told)
         rules = self._rules(X, positive, estimate, name)
         return rules.coef[row], float(rules.intercept[row]), name, estimate
 
@@ -239,15 +248,27 @@ class EmpiricalBayesClassifier(ClassifierMixin, BaseEstimator):
         sizes = tuple(m for m in _SIZES if m < X.shape[1]) or (X.shape[1],)
         return selected_rules(X, positive, two, difference, np.abs(estimate.effect), sizes, log_prior)
 
-    def _select(self, X: FloatArray, positive: BoolArray, names: tuple[str, ...]) -> tuple[str, int]:
+    @property
+    def _tuned(self) -> bool:
+        """Whether the family, or a value of it, is chosen by cross-validation."""
+        return self.covariance not in ("independent", "shrinkage")
+
+    def _folds(self, positive: BoolArray) -> int:
+        """Folds of the cross-validation, 0 without one."""
+        folds = min(self.cv, int(positive.sum()), int((~positive).sum()))
+        return folds if self._tuned and folds >= 2 else 0
+
+    def _select(
+        self, X: FloatArray, positive: BoolArray, names: tuple[str, ...], told: Counted
+    ) -> tuple[str, int]:
         """Return the family and the tuning value with the smallest cross-validated error.
 
         Within a family ties go to the simplest tuning value (most shrunk, fewest features). Between
         families, one that is tuned has looked at the folds more often: it must be better than the first
         by `_MARGIN` samples.
         """
-        folds = min(self.cv, int(positive.sum()), int((~positive).sum()))
-        if folds < 2:
+        folds = self._folds(positive)
+        if not folds:
             return names[0], 0
         errors: dict[str, FloatArray] = {}
         for repeat in range(self.n_repeats):
@@ -257,6 +278,7 @@ class EmpiricalBayesClassifier(ClassifierMixin, BaseEstimator):
                 scale[scale <= 1e-12] = 1.0
                 inner, outer = (X[train] - centre) / scale, (X[test] - centre) / scale
                 estimate = self._estimate(inner, positive[train])
+                told.step()
                 for name in names:
                     rules = self._rules(inner, positive[train], estimate, name)
                     wrong = (rules.scores(outer) > 0) != positive[test][:, None]

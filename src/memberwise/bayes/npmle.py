@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from scipy.optimize import nnls
 
@@ -13,7 +15,12 @@ _MERGE = 1e-9
 
 
 def npmle(
-    points: Points, *, n_grid: int = 600, tol: float = 1e-6, max_iter: int = 200
+    points: Points,
+    *,
+    n_grid: int = 600,
+    tol: float = 1e-6,
+    max_iter: int = 200,
+    gained: Callable[[float, float], None] = lambda gain, limit: None,
 ) -> tuple[MixturePrior, float]:
     r"""Maximise the likelihood over all priors on a grid by the constrained Newton method.
 
@@ -34,6 +41,8 @@ def npmle(
         below this.
     max_iter : int
         Most steps.
+    gained
+        Told after every step what is still to be gained, and `tol`.
 
     Returns
     -------
@@ -61,6 +70,7 @@ def npmle(
         gap = float(gradient.max())
         if gap < tol:
             break
+        gained(gap, tol)
         active, weights = _with_peaks(gradient, active, weights)
         new = _quadratic_step(likelihood[:, active], share, weights)
         weights = _line_search(likelihood[:, active], share, weights, new)

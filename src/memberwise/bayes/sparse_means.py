@@ -24,9 +24,11 @@ from memberwise.bayes.mixture_prior import MixturePrior, Seed
 from memberwise.bayes.normal_means import Points, Shard, observations, summarise
 from memberwise.bayes.npmle import npmle
 from memberwise.bayes.persistence import read_arrays, write_arrays
+from memberwise.bayes.progress import Converging, Progress, quiet
 from memberwise.errors import ConfigError
 
 _BLOCK = 16_384
+_STAGE = "sparse means"
 
 
 class SparseMeans(BaseEstimator):
@@ -125,7 +127,7 @@ class SparseMeans(BaseEstimator):
         self.min_iter = min_iter
         self.max_iter = max_iter
 
-    def fit(self, x: Any, noise: Any = 1.0) -> Self:
+    def fit(self, x: Any, noise: Any = 1.0, *, progress: Progress = quiet) -> Self:
         """Learn the prior.
 
         Parameters
@@ -134,15 +136,17 @@ class SparseMeans(BaseEstimator):
             Observations.
         noise : float or [n]
             Standard deviation of each.
+        progress
+            Sees the fit go by, as that of ``ProgressBar.stage``.
 
         Raises
         ------
         InputError
             Empty, not finite, or a noise that is not positive.
         """
-        return self.fit_shards([observations(x, noise)])
+        return self.fit_shards([observations(x, noise)], progress=progress)
 
-    def fit_shards(self, shards: Iterable[Shard]) -> Self:
+    def fit_shards(self, shards: Iterable[Shard], *, progress: Progress = quiet) -> Self:
         """Learn the prior from observations that come in parts.
 
         Equal noise: counts on a common lattice add up. Unequal noise: each sweep sums the clusters'
@@ -152,13 +156,23 @@ class SparseMeans(BaseEstimator):
         ----------
         shards : iterable of x, or of (x, noise)
             The parts.
+        progress
+            Sees the fit go by.
         """
         self._check()
         points = summarise(shards)
         if self.method == "npmle":
-            self.prior_, self.optimality_gap_ = npmle(_single(points), n_grid=max(600, self.n_components))
+            told = Converging(progress, _STAGE)
+            self.prior_, self.optimality_gap_ = npmle(
+                _single(points), n_grid=max(600, self.n_components), gained=told.gained
+            )
+            told.ended()
             return self
-        fits = [self._run(points, start) for start in self._starts(points)]
+        starts = self._starts(points)
+        told, fits = Converging(progress, _STAGE, len(starts)), []
+        for start in starts:
+            fits.append(self._run(points, start, told))
+            told.ended()
         found = [
             (_log_likelihood(prior, points), prior, fit)
             for fit in fits
@@ -254,12 +268,12 @@ class SparseMeans(BaseEstimator):
         check_is_fitted(self, "prior_")
         return observations(x, noise)
 
-    def _run(self, points: list[Points], start: Statistics) -> Fit:
+    def _run(self, points: list[Points], start: Statistics, told: Converging) -> Fit:
         scale = self.slab_scale if self.slab_scale is not None else _slab_scale(points)
         base = BaseMeasure(self.concentration, self.null_weight, scale**2)
         return fit_mixture(
             points, start, base, learn=tuple(self.learn), tol=self.tol, min_iter=self.min_iter,
-            max_iter=self.max_iter,
+            max_iter=self.max_iter, gained=told.gained,
         )  # fmt: skip
 
     def _starts(self, points: list[Points]) -> list[Statistics]:
