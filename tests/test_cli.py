@@ -158,9 +158,10 @@ def test_similar_items_and_members_by_the_graph(
 ) -> None:
     encoder = {"dim": 16, "heads": 2, "temporal": None}
     graph = {"encoder": encoder, "training": {"epochs": 1, "batch_size": 64, "negatives": 8, "workers": 0}}
-    project.write_text(yaml.safe_dump(PROJECT | {"graph": graph}))
+    tasks = [{"name": "click", "label": "clicked"}, {"name": "pass", "label": "not clicked"}]
+    project.write_text(yaml.safe_dump(PROJECT | {"graph": graph, "tasks": tasks}))
     assert run(monkeypatch, "fit", project) == 0
-    capsys.readouterr()
+    assert "(mean of 2 tasks) at step" in capsys.readouterr().out
     assert run(monkeypatch, "similar", project, "--id", "3", "-k", "4") == 0
     said = capsys.readouterr().out
     assert "Most like item 3, by version 000001, as of 2024-01-" in " ".join(said.split())

@@ -203,6 +203,7 @@ def test_each_kind_of_drift_is_found_by_its_name():
     calm = rows(5_000, 0)
     moved = compare(*profiles(calm, rows(5_000, 1, price=0.8)))
     assert {k for k, v in verdicts(moved).items() if v != "stable"} == {("price", ALL)}
+    assert moved.sentence().endswith("show drift: 'price'. That alone asks for no fit.")
     shops = compare(*profiles(calm, rows(5_000, 2, store=[0.5, 0.1, 0.1, 0.1, 0.1, 0.1])))
     assert {k for k, v in verdicts(shops).items() if v != "stable"} == {("store", ALL)}
     gaps = compare(*profiles(calm, rows(5_000, 3, missing=0.5)))

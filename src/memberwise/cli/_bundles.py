@@ -25,7 +25,7 @@ def bundles_list(project: ProjectPath) -> None:
     from memberwise.project import Project
 
     directory = Project.load(project).bundles
-    table = Table("", "version", "created", "from", "events up to", "size")
+    table = Table("", "version", "created (UTC)", "from", "events up to (UTC)", "size")
     now = bundle.current(directory)
     for path in bundle.versions(directory):
         manifest = bundle.read_manifest(path)

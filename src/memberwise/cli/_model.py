@@ -137,7 +137,10 @@ def fit(
     _say_unit(rec.summary)
     path = rec.save(info=fit_info(rec))
     best = min((r for r in rec.log if r["split"] == "valid" and r["best"]), key=lambda r: -r["step"])
-    out.print(f"Best on valid: log-loss {best['log_loss']:.4f}, AUC {best['auc']:.4f} at step {best['step']}")
+    tasks = len(loaded.config.tasks)
+    over = f" (mean of {tasks} tasks)" if tasks > 1 else ""
+    figures = f"log-loss {best['log_loss']:.4f}, AUC {best['auc']:.4f}{over}"
+    out.print(f"Best on valid: {figures} at step {best['step']}", highlight=False)
     if (cut := contributions(rec)) is not None:
         out.print(table(cut))
     out.print(

@@ -91,7 +91,7 @@ class Drift:
             return "Nothing has drifted" + (f"; {watch} to watch." if watch else ".") + left
         named = ", ".join(map(_named, gone[:3]))
         more = f" and {len(gone) - 3} more" if len(gone) > 3 else ""
-        advice = " Train again in full." if self.advises_retraining else ""
+        advice = " Train again in full." if self.advises_retraining else " That alone asks for no fit."
         kinds = [f"{counted(n, kind)}" for kind in _KINDS if (n := sum(map(_KINDS[kind], self.changes)))]
         return (
             f"{len(gone)} of {len(self.changes)} comparisons ({', '.join(kinds)}) show drift: "
@@ -106,7 +106,7 @@ class Drift:
 def _named(change: Change) -> str:
     """What a change is of, so that no two read alike."""
     if change.measure == "psi":
-        return change.name
+        return repr(change.name)
     among = "" if change.segment == ALL else f" among {change.segment}"
     return f"{change.measure} of {change.name}{among}"
 
