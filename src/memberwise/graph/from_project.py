@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,31 +11,28 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from memberwise.data.entities import EntityEmbeddings
 from memberwise.data.events import (
     TIME,
     EventChecker,
     Rejects,
-    broadcast,
-    evaluate,
     is_entity_column,
     label_column,
-    refuse_other_rows,
-    sql,
 )
 from memberwise.data.files import Source, need_columns, read_table
-from memberwise.data.frame import EntityTable, load_entity_tables
+from memberwise.data.frame import load_entity_tables
 from memberwise.data.hashing import HashIndex, as_text, hash_lists, hash_values
 from memberwise.data.log import sort_events
 from memberwise.data.times import parse_time
 from memberwise.errors import ConfigError, DataError
 from memberwise.graph.edges import Affinity, Attribute, Edge, Engagement, Social, default_edges
+from memberwise.graph.node_content import content_of, numeric_of
 from memberwise.graph.nodes import Nodes
 from memberwise.graph.salton import salton_weights
 from memberwise.graph.store import HeteroGraph
 from memberwise.graph.tables import EdgeArrays
+from memberwise.graph.timed_edges import TimedEdges
 from memberwise.graph.types import NEVER
-from memberwise.schema import Numeric, Schema, Vector
+from memberwise.schema import Schema
 
 I32 = npt.NDArray[np.int32]
 
@@ -126,56 +123,6 @@ class _Values:
         return pl.concat(self.texts)
 
 
-class _Timed:
-    """Edges of one family gathered chunk by chunk."""
-
-    def __init__(self, edge: Engagement | Affinity, where: str) -> None:
-        self.edge, self.where = edge, where
-        self.condition = None if edge.where is None else sql(edge.where, f"{where}.where")
-        self.weight = sql(edge.weight, f"{where}.weight") if isinstance(edge.weight, str) else None
-        self.parts: list[tuple[I32, I32, npt.NDArray[np.int64], npt.NDArray[np.float32]]] = []
-        self.tried = False
-
-    def columns(self, tasks: Iterable[str]) -> list[str]:
-        """Event columns that the expressions read."""
-        named = [e for e in (self.condition, self.weight) if e is not None]
-        return [c for e in named for c in e.meta.root_names() if c not in set(tasks)]
-
-    def rows_and_weights(self, rows: pl.DataFrame, tasks: Sequence[str]) -> tuple[Any, Any]:
-        """Which events become edges, and how strong each event is."""
-        if not self.tried and len(rows) > 1:
-            for part, e in (("where", self.condition), ("weight", self.weight)):
-                if e is not None:
-                    refuse_other_rows(rows, e, f"{self.where}.{part}")
-            self.tried = True
-        if self.condition is None:
-            keep = rows.select(pl.any_horizontal(pl.col(t) > 0 for t in tasks).fill_null(False)).to_series()
-        else:
-            found = broadcast(evaluate(rows, self.condition, f"{self.where}.where"), len(rows))
-            keep = found.cast(pl.Boolean, strict=False).fill_null(False)
-        if self.weight is None:
-            weight = np.full(len(rows), self.edge.weight, np.float32)
-        else:
-            strength = broadcast(evaluate(rows, self.weight, f"{self.where}.weight"), len(rows))
-            weight = strength.cast(pl.Float32, strict=False).fill_null(float("nan")).to_numpy()
-        return keep.to_numpy(), weight
-
-    def arrays(self, edge_type: tuple[str, str, str]) -> EdgeArrays:
-        empty = (np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.float32))
-        columns = zip(*(self.parts or [empty]), strict=True)
-        source, target, time, weight = (np.concatenate(c) for c in columns)
-        plain = self.weight is None and self.edge.weight == 1.0
-        return EdgeArrays(
-            edge_type,
-            source,
-            target,
-            time,
-            None if plain else weight,
-            reverse=self.edge.reverse,
-            self_loops="drop",
-        )
-
-
 class _Build:
     """One pass over the log."""
 
@@ -193,7 +140,7 @@ class _Build:
         self.tables = load_entity_tables(schema, base)
         self.values: dict[str, _Values] = {}
         self.timed = {
-            i: _Timed(e, f"graph.edges[{i}]")
+            i: TimedEdges(e, f"graph.edges[{i}]")
             for i, e in enumerate(edges)
             if isinstance(e, Engagement | Affinity)
         }
@@ -371,57 +318,7 @@ class _Build:
         ids = self.nodes(node_type).ids()
         table = self.tables.get(node_type)
         features: dict[str, npt.NDArray[Any]] = {}
-        if table is not None and (numeric := _numeric(self.schema, node_type, table, ids)) is not None:
+        if table is not None and (numeric := numeric_of(self.schema, node_type, table, ids)) is not None:
             features["numeric"] = numeric
-        return Nodes(node_type, ids, features, self._content(node_type, ids))
-
-    def _content(self, entity: str, ids: pl.Series) -> npt.NDArray[np.float32] | None:
-        """Vectors that the schema gives for an entity, side by side."""
-        parts = []
-        hashes = hash_values(ids)
-        for feature in self.schema.features:
-            if not isinstance(feature, Vector) or feature.entity != entity:
-                continue
-            made = _embeddings(feature, self.tables, self.base)
-            if made is None:
-                continue
-            if made.cutoff > self.content_before:
-                raise DataError(
-                    "the vectors have seen events that the graph must not know",
-                    where=f"vector of {entity}",
-                    fix="use vectors whose cut-off is not after that of the graph; in a fit, not after "
-                    "the share 'graph.learn' of train",
-                )
-            parts.append(made.gather(made.rows(hashes)))
-        return np.concatenate(parts, axis=1) if parts else None
-
-
-def _embeddings(
-    feature: Vector, tables: Mapping[str, EntityTable], base: Path | None
-) -> EntityEmbeddings | None:
-    """Vectors of a feature that come from outside; None for those that the project itself makes."""
-    if feature.entity is None:
-        return None
-    if feature.column is not None:
-        table = tables[feature.entity]
-        need_columns(table.table.columns, [feature.column], where=f"the table of entity '{feature.entity}'")
-        lists = table.table[feature.column]
-        return EntityEmbeddings.from_column(feature.entity, as_text(table.ids), lists, feature.column)
-    if feature.path is not None:
-        return EntityEmbeddings.read(feature.path if base is None else base / feature.path)
-    return None
-
-
-def _numeric(
-    schema: Schema, entity: str, table: EntityTable, ids: pl.Series
-) -> npt.NDArray[np.float32] | None:
-    """Numeric columns of an entity's table, standardised; missing is 0, and a column that says so. [n, 2d]"""
-    rows = table.rows(hash_values(ids))
-    columns = []
-    for feature in schema.features:
-        if isinstance(feature, Numeric) and feature.column.startswith(f"{entity}."):
-            values = table.numbers(feature.column.partition(".")[2], rows)
-            known = ~np.isnan(values)
-            mean, spread = (np.mean(values[known]), np.std(values[known])) if known.any() else (0.0, 1.0)
-            columns += [np.where(known, (values - mean) / (spread if spread > 0 else 1.0), 0.0), ~known]
-    return np.stack(columns, axis=1).astype(np.float32) if columns else None
+        content = content_of(self.schema, self.tables, self.base, node_type, ids, self.content_before)
+        return Nodes(node_type, ids, features, content)
