@@ -13,6 +13,7 @@ from memberwise.ranking.incremental import IncrementalConfig, Memory
 from memberwise.ranking.predict import predict_all_logits
 from memberwise.recommender import Recommender
 from memberwise.recommender.fitting import prepared_rows
+from memberwise.recommender.own_rows import check_same
 from memberwise.recommender.parts import Part
 from memberwise.recommender.parts.effects import Effects, EffectsPart
 from memberwise.recommender.parts.incremental import IncrementalPart
@@ -51,7 +52,7 @@ def study(
     """
     rec = fitted_version(project)
     prepared = prepared_rows(rec.project)
-    rec._check_same(prepared)
+    check_same(rec, prepared)
     ground = Ground(rec.project, prepared)
     first, last = prepared.packed.splits["train"][1], prepared.packed.splits["test"][1]
     arms = _arms(rec, ground, retrain)

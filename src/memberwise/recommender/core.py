@@ -39,8 +39,6 @@ from memberwise.report import Report
 from memberwise.schema import to_micros
 
 Arrays = dict[str, npt.NDArray[Any]]
-FORGOTTEN = "forgotten"
-"""In the manifest of a version that members were taken out of: how many."""
 
 
 class Recommender:
@@ -253,33 +251,6 @@ class Recommender:
             if field.made:
                 prepared.attach(field.name, self.pipeline.vectors[field.name])
         return prepared
-
-    def _check_same(self, prepared: Prepared) -> None:
-        """Rows that are encoded otherwise than this version's train would get meaningless scores."""
-        mine, theirs = self.pipeline.vocabularies, prepared.pipeline.vocabularies
-        same = all(np.array_equal(v.index.keys, theirs[name].index.keys) for name, v in mine.items())
-        one, other = self.pipeline.normaliser.to_arrays(), prepared.pipeline.normaliser.to_arrays()
-        if same and all(np.array_equal(one[k], other[k], equal_nan=True) for k in one):
-            return
-        raise DataError(
-            "members were forgotten since this version was fitted, and the rows that it was fitted and "
-            "judged on are gone with them"
-            if self._forgetful()
-            else "the project's log has changed since this version was fitted",
-            where=str(self.project.config.events.path),
-            fix="fit again: memberwise fit PROJECT; or evaluate events that came later: memberwise evaluate "
-            "PROJECT FILES",
-        )
-
-    def _forgetful(self) -> bool:
-        """Whether members were taken out of this version, or of one that it came from."""
-        folder = None if self.stored is None else self.stored.folder
-        while folder is not None and (folder / bundle.MANIFEST).is_file():
-            manifest = bundle.read_manifest(folder)
-            if FORGOTTEN in manifest.info:
-                return True
-            folder = folder.with_name(manifest.parent) if manifest.parent is not None else None
-        return False
 
     def _sampler(self) -> NegativeSampler | None:
         if self.negatives is None:

@@ -22,6 +22,7 @@ from memberwise.errors import ConfigError
 from memberwise.ranking.baselines import BASELINES, applicable
 from memberwise.ranking.posthoc import posthoc_isotonic
 from memberwise.recommender.increment import joined
+from memberwise.recommender.own_rows import own_rows
 from memberwise.recommender.personal import by_support, without_embeddings
 from memberwise.recommender.reporting import OURS, REGRESSED, UNCURVED, context, predictions
 from memberwise.report import Report
@@ -59,13 +60,6 @@ def evaluate(rec: Recommender, events: Source | None, baselines: bool | Sequence
     about = replace(context(rec, arrays, list(scores), notes), cautions=cautions)
     found = predictions(rec, arrays, scores, segments)
     return Report.build(found, context=about, draws=draws, seed=rec.project.config.seed)
-
-
-def own_rows(rec: Recommender) -> Prepared:
-    """The packed rows of the project's own log, as this version sees them."""
-    prepared = rec._prepared()
-    rec._check_same(prepared)
-    return prepared
 
 
 def score_events(rec: Recommender, events: Source, notes: list[str]) -> Arrays:

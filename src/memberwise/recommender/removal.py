@@ -20,8 +20,9 @@ from memberwise.data.log import check_events
 from memberwise.errors import BundleError, ConfigError, DataError, MemberwiseError
 from memberwise.project import Project
 from memberwise.recommender import storing
-from memberwise.recommender.core import FORGOTTEN, Recommender
+from memberwise.recommender.core import Recommender
 from memberwise.recommender.forgetting import TRACES, forget, remains
+from memberwise.recommender.own_rows import FORGOTTEN
 from memberwise.recommender.removal_files import clean, held, mentioned, owners, still_hold
 from memberwise.recommender.seen import known
 

@@ -18,6 +18,7 @@ from memberwise.nn.rowwise_int8 import compress_tables
 from memberwise.project import Project
 from memberwise.ranking.ranker import Ranker
 from memberwise.recommender import Recommender
+from memberwise.recommender.own_rows import own_rows
 from memberwise.serving.engine import (
     GATE,
     Engine,
@@ -158,8 +159,7 @@ def milliseconds(engine: Engine, inputs: Inputs, times: int = 50) -> float:
 
 def _rows(rec: Recommender, split: str) -> Arrays:
     """Rows of a split of the project's log, vectors gathered."""
-    prepared = rec._prepared()
-    rec._check_same(prepared)
+    prepared = own_rows(rec)
     arrays = {k: np.array(v) for k, v in prepared.packed.rows(split).items()}
     return arrays | prepared.pipeline.gather_vectors(arrays)
 
