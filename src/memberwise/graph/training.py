@@ -146,8 +146,7 @@ class GraphTrainer:
     # -- the loop ---------------------------------------------------------------------------------
 
     def fit(self, resume: bool = False) -> Position:
-        """Train until the epochs are over or validation stops getting better, then restore the best weights
-        and let them learn the newest events.
+        """Train until validation stops getting better; the best weights then learn the newest events.
 
         Parameters
         ----------
@@ -201,7 +200,8 @@ class GraphTrainer:
         for arrays in self._ahead(order[first:], newest):
             self._train_on(arrays)
             self.at.final += 1
-            self._maybe_save()
+            if self.at.final % self.newest_mine:  # behind the last one stands a record
+                self._maybe_save()
         self._record(final_pass=done + 1)
         self._save()
 
