@@ -19,6 +19,7 @@ import yaml
 
 from memberwise import cli
 from memberwise.cli._app import as_called
+from memberwise.project import Project
 from memberwise.recommender import Recommender
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -388,6 +389,18 @@ def test_a_resumed_fit_says_where_it_goes_on(
     said = capsys.readouterr()
     assert "no checkpoint" not in said.out
     assert "Resumed at step" in said.err
+
+
+def test_a_checkpoint_of_a_part_is_one_to_resume_from(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    graph = Project.load(project).output / "run" / "graph"
+    graph.mkdir(parents=True)
+    (graph / "checkpoint.safetensors").write_bytes(
+        b""
+    )  # of the graph: this project trains none, and looks not
+    assert run(monkeypatch, "fit", project, "--resume") == 0
+    assert "no checkpoint to resume" not in capsys.readouterr().out
 
 
 @pytest.mark.slow

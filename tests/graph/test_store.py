@@ -93,7 +93,7 @@ def test_ids_are_the_same_however_they_are_written():
 
 def test_unknown_ids_are_refused_dropped_or_added():
     known = [Nodes("member", pl.Series(["a"])), Nodes("item", pl.Series(["7", "8"]))]
-    with pytest.raises(DataError, match=r"1 rows name a member that is not a node, such as 'b'"):
+    with pytest.raises(DataError, match=r"ids of member in 1 row are no nodes, such as 'b'"):
         HeteroGraph.from_tables(known, [table(unknown_ids="error")])
     dropped = HeteroGraph.from_tables(known, [table(unknown_ids="drop")])
     assert [r[:3] for r in rows(dropped, RATES)] == [(0, 0, 30), (0, 0, 30), (0, 1, 10)]

@@ -189,6 +189,11 @@ def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
     for graph, message in [
         ({"predict": {}}, "nothing to learn"),
         ({"predict": {"item:is:genre": 1.0}}, "does not lead from member to item"),
+        ({"predict": {"member:clicks:item": 1.0}}, "no events make edges .* they make member:engages:item"),
+        (
+            {"edges": [{"kind": "attribute", "column": "item.genre"}]},
+            "no events make edges .* add an engagement",
+        ),
         ({"encoder": {"destination_neighbours": 4}}, "depend on the item"),
         ({"encodr": {}}, "unknown key"),
         ({"densify": {}}, "no content vectors of member, item"),

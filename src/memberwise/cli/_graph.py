@@ -29,9 +29,9 @@ def graph_densify(
 ) -> None:
     """Write the graph with edges from cold nodes to hot ones that resemble them in content.
 
-    Content is what the vector features of an entity say. This is for looking, and for graphs used alone: a
-    project does the same before its encoder learns, with the key graph.densify. Open the result with
-    HeteroGraph.open.
+    Degrees are counted at several moments: a node is cold if it was so at one of them. Content is what the
+    vector features of an entity say. This is for looking, and for graphs used alone: a project does the same
+    before its encoder learns, with the key graph.densify. Open the result with HeteroGraph.open.
     """
     from memberwise.graph.config import DensifyConfig
     from memberwise.graph.densify import densify
@@ -47,7 +47,7 @@ def graph_densify(
     graph = HeteroGraph.from_project(loaded, edges, moment)
     denser, done = densify(graph, DensifyConfig(k=k, low=low, high=high), moment)
     denser.write(output)
-    table = Table("node type", "nodes", "cold", "hot", "new edges")
+    table = Table("node type", "nodes", "cold at some moment", "hot ones that they lead to", "new edges")
     for part in done:
         node_type = part.edge_type[0]
         table.add_row(

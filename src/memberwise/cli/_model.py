@@ -116,8 +116,9 @@ def fit(
     The log is sorted by time and cut into train, valid and test, in this order; what valid shows best is
     kept, and test is left for memberwise evaluate. The log is prepared once and found again as long as
     neither the schema nor the files change. Stop it as you like, even with kill -9: --resume goes on from the
-    last checkpoint and ends with the same numbers. Where the project has sections beside the ranker (graph,
-    meta, effects, exploration), the end says what each adds on valid.
+    last checkpoint (training.checkpoint_seconds: one a minute) and ends with the same numbers. Where the
+    project has sections beside the ranker (graph, meta, effects, exploration), the end says what each adds
+    on valid.
     """
     from memberwise.fresh.reference import fit_info
     from memberwise.project import Project
@@ -126,7 +127,9 @@ def fit(
     from memberwise.recommender.contributions import contributions, table
 
     loaded = Project.load(project)
-    if resume and not (loaded.output / "run" / "checkpoint.safetensors").exists():
+    if resume and not any(
+        (loaded.output / "run").rglob("checkpoint.safetensors")
+    ):  # the ranker's or a part's
         out.print("There is no checkpoint to resume from: the fit starts at the beginning.")
     with ProgressBar() as bar:
         watchers: list[Any] = [bar]
@@ -263,7 +266,10 @@ def rank(
     project: ProjectPath,
     member: Annotated[str, typer.Option(help="Id of the member.")],
     item: Annotated[
-        list[str] | None, typer.Option(help="A candidate (repeat); default: all of the item table.")
+        list[str] | None,
+        typer.Option(
+            help="A candidate (repeat); default: what the graph retrieves, or all of the item table."
+        ),
     ] = None,
     k: Annotated[int, typer.Option(min=1, help="How many to show.")] = 10,
     at: Annotated[

@@ -7,7 +7,7 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from memberwise.graph.config import DensifyConfig, EncoderConfig, GraphTrainingConfig
-from memberwise.graph.edges import Edge
+from memberwise.graph.edges import Edge, Engagement
 from memberwise.graph.neighbourhood import Neighbourhood
 from memberwise.graph.retrieval import RetrievalConfig
 from memberwise.graph.types import RESEMBLES, parse_edge
@@ -54,6 +54,11 @@ class GraphConfig(Model):
                 "'destination_neighbours' makes a member's vector depend on the item: no feature, no index"
             )
         return self
+
+    def engagements(self) -> list[str]:
+        """Edge types from member to item that a project's events make."""
+        made = [e for e in self.edges or [Engagement()] if isinstance(e, Engagement)]
+        return [f"member:{e.name}:item" for e in made if (e.source, e.target) == ("member", "item")]
 
     def vector_features(self) -> list[dict[str, Any]]:
         """The features that this makes, as a project file would declare them."""

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from memberwise.errors import ConfigError, DataError
+from memberwise.errors import ConfigError, DataError, counted
 from memberwise.graph.adjacency import Adjacency, Coo, compress, no_edges
 from memberwise.graph.edges import Edge
 from memberwise.graph.nodes import Nodes
@@ -301,8 +301,9 @@ def _looked_up(table: EdgeTable, nodes: dict[str, Nodes]) -> EdgeArrays:
         if unknown.any():
             if table.unknown_ids == "error":
                 example = ids.cast(pl.String)[int(np.argmax(unknown))]
+                rows_of = counted(int(unknown.sum()), "row")
                 raise DataError(
-                    f"{int(unknown.sum()):,} rows name a {node_type} that is not a node, such as {example!r}",
+                    f"ids of {node_type} in {rows_of} are no nodes, such as {example!r}",
                     where=f"{where}, {name}",
                     fix="add it to the nodes, or set unknown_ids to add or drop",
                 )

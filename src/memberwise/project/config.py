@@ -95,6 +95,17 @@ class ProjectConfig(Schema):
         return values | {"features": features} if features else values
 
     @model_validator(mode="after")
+    def _predict_what_there_is(self) -> Self:
+        if self.graph is None:
+            return self
+        made = self.graph.engagements()
+        for name in self.graph.predict:
+            if name not in made:
+                there = f"they make {' and '.join(made)}" if made else "add an engagement to graph.edges"
+                raise ValueError(f"graph.predict: no events make edges {name}: {there}")
+        return self
+
+    @model_validator(mode="after")
     def _densify_by_content(self) -> Self:
         if self.graph is None or self.graph.densify is None:
             return self
