@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 from memberwise.errors import ConfigError
@@ -38,6 +39,19 @@ def test_who_asks_at_once_gets_the_same_rows(tmp_path: Path) -> None:
         assert arrays.keys() == again.keys()
         for name, values in arrays.items():
             np.testing.assert_array_equal(values, again[name], err_msg=name)
+
+
+def test_rows_of_an_earlier_log_are_not_told_as_rejected(tmp_path: Path) -> None:
+    log = impressions(600)
+    nobodys = log.head(5).with_columns(pl.lit(None, pl.String).alias("m"))
+    project = make(tmp_path, pl.concat([log, nobodys]))
+    prepared_rows(project)
+    rejects = project.output / "rejects.parquet"
+    assert len(pl.read_parquet(rejects)) == 5
+    project = make(tmp_path, log)  # mended
+    prepared_rows(project)
+    assert not rejects.exists()
+    assert not list(project.output.glob("*.partial"))
 
 
 def test_a_second_fit_of_a_project_is_refused(project: Project) -> None:

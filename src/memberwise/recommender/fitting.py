@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import torch
 
 from memberwise.data.arrays import load_arrays, save_arrays
@@ -53,8 +54,7 @@ def _prepared_rows(project: Project, progress: Progress) -> Prepared:
             shutil.rmtree(work)  # a damaged cache is made again
     shutil.rmtree(project.output / "cache", ignore_errors=True)
     prepared = prepare(project.config, work, project.base, progress=progress)
-    if (rejected := prepared.rejects.table()) is not None:
-        rejected.write_parquet(project.output / "rejects.parquet")
+    _keep_rejects(prepared.rejects.table(), project.output / "rejects.parquet")
     parts = prepared.pipeline.to_arrays()
     if prepared.negatives is not None:
         parts["negatives"] = prepared.negatives.to_arrays()
@@ -62,6 +62,16 @@ def _prepared_rows(project: Project, progress: Progress) -> Prepared:
     meta = {"boot": _boot(), "train_end": prepared.pipeline.train_end, "summary": prepared.summary}
     (work / _SUMMARY).write_text(json.dumps(meta))
     return prepared
+
+
+def _keep_rejects(rejected: pl.DataFrame | None, path: Path) -> None:
+    """Put the rows of this log that are of no use in the place of those of an earlier one."""
+    if rejected is None:
+        path.unlink(missing_ok=True)
+        return
+    partial = path.with_name(path.name + ".partial")
+    rejected.write_parquet(partial)
+    partial.replace(path)
 
 
 def _boot() -> str:
