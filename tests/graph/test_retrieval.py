@@ -34,6 +34,17 @@ def test_it_is_the_order_of_all_unseen_items(seen: set[int], k: int, recency: fl
     np.testing.assert_allclose(found, scores[items], rtol=1e-4, atol=1e-4)
 
 
+def test_every_item_of_a_small_index_is_found_and_every_time_alike() -> None:
+    config, none = RetrievalConfig(exact_below=0), np.zeros(0, np.int32)
+    for seed in range(80):
+        keys = _keys(seed)
+        ends = [
+            ItemIndex(keys, np.zeros(N, np.int64), 0, config).search(keys[0], N, none)[0] for _ in range(2)
+        ]
+        assert sorted(ends[0].tolist()) == list(range(N))
+        np.testing.assert_array_equal(*ends)
+
+
 def test_filtering_behind_the_top_k_would_lose_them_all() -> None:
     """The lesson from deployment: a member that has seen the best k still gets k others."""
     keys, query = _keys(), _keys(2)[0]

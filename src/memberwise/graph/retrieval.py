@@ -136,5 +136,6 @@ def _index(vectors: F32, metric: str) -> Any:
 
     index = Index(ndim=vectors.shape[1], metric=metric, dtype="f32")
     if len(vectors):
-        index.add(np.arange(len(vectors)), vectors)
+        # By one thread: several that build at once leave nodes that no search reaches, others every time.
+        index.add(np.arange(len(vectors)), vectors, threads=1)
     return index
